@@ -1,0 +1,295 @@
+"""The command line: one verb, one function. Exit codes: 0 ok, 1 system, 2 usage, 3 data, 4 model, 130 interrupted."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+from rich.progress import TaskID
+
+from pflsynth import __version__
+from pflsynth.data.manifest import SplitName
+from pflsynth.errors import DataError, PflsynthError, UsageError
+
+app = typer.Typer(
+    name="pflsynth",
+    help="Personalised federated synthesis of MRI contrasts: NIfTI in, NIfTI out, images stay at their hospital.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="federation.toml, or a hospital's site.toml")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a key of the config")]
+DataRoot = Annotated[Path | None, typer.Option("--data-root", help="folder that holds the sites' data folders")]
+AsJson = Annotated[bool, typer.Option("--json", help="print one JSON document on stdout, texts on stderr")]
+Force = Annotated[bool, typer.Option("--force", help="replace what exists")]
+RunFolder = Annotated[Path, typer.Option("--run", help="run folder")]
+Prepared = Annotated[Path, typer.Option("--prepared", help="folder of prepared data")]
+PreparedOrRuns = Annotated[Path | None, typer.Option("--prepared", help="folder of prepared data; default: the run's")]
+Device = Annotated[str | None, typer.Option("--device", help="torch device; default: the run's")]
+
+
+@app.callback(invoke_without_command=True)
+def pflsynth(version: Annotated[bool, typer.Option("--version", help="print the version and exit")] = False) -> None:
+    """Personalised federated synthesis of MRI contrasts: NIfTI in, NIfTI out, images stay at their hospital."""
+    if version:
+        print(f"pflsynth {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def check(config: ConfigPath, data_root: DataRoot = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Check a configuration and the data it names; changes nothing.
+
+    \b
+    Example:
+      pflsynth check federation.toml
+    """
+    from pflsynth.config_files import load_config
+    from pflsynth.console import Terminal
+    from pflsynth.data.quality import check_site
+
+    loaded = load_config(config, overrides or (), data_root)
+    terminal = Terminal(as_json)
+    terminal.finding(True, f"{config}: agreement {loaded.federation.agreement_sha256()[:12]}")
+    findings = {site: check_site(loaded.federation, site) for site in loaded.sites}
+    for site, found in findings.items():
+        for finding in found:
+            terminal.finding(finding.ok, finding.text)
+    wrong = sum(not finding.ok for found in findings.values() for finding in found)
+    terminal.document(
+        {
+            "agreement_sha256": loaded.federation.agreement_sha256(),
+            "ok": wrong == 0,
+            "findings": {site: [asdict(finding) for finding in found] for site, found in findings.items()},
+        }
+    )
+    if wrong:
+        raise DataError(f"{wrong} finding(s) need attention before pflsynth prepare; each line above says what to do")
+
+
+@app.command()
+def prepare(
+    config: ConfigPath,
+    out: Annotated[Path, typer.Option("--out", help="folder to write; one folder a site")] = Path("prepared"),
+    data_root: DataRoot = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave bad subjects out and go on")] = False,
+    force: Force = False,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Turn NIfTI folders into checked, scaled, split slices that training reads.
+
+    \b
+    Example:
+      pflsynth prepare federation.toml --out prepared
+    """
+    from pflsynth.config_files import load_config
+    from pflsynth.console import Terminal, preparation_table
+    from pflsynth.data.prepare import prepare_site
+
+    loaded = load_config(config, overrides or (), data_root)
+    terminal = Terminal(as_json)
+    reports, errors = {}, []
+    with terminal.progress() as bar:
+        for site in loaded.sites:
+            task = bar.add_task(f"prepare {site}", total=None)
+
+            def show(done: int, total: int, bar_task: TaskID = task) -> None:
+                bar.update(bar_task, completed=done, total=total)
+
+            try:
+                reports[site] = prepare_site(
+                    loaded.federation, site, out / site, force=force, skip_bad=skip_bad, progress=show
+                )
+            except DataError as error:
+                errors.append(str(error))
+    if reports:
+        terminal.table(preparation_table(reports))
+    for report in reports.values():
+        for note in report.notes:
+            terminal.say(f"{report.site}: {note}")
+    terminal.document({site: asdict(report) for site, report in reports.items()})
+    if errors:
+        raise DataError("\n".join(errors))
+
+
+@app.command()
+def train(
+    config: Annotated[
+        Path | None, typer.Argument(metavar="[CONFIG]", help="federation.toml; not with --resume")
+    ] = None,
+    prepared: PreparedOrRuns = None,
+    run: Annotated[Path | None, typer.Option("--run", help="run folder; default: runs/<name>")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on after the last whole round of --run")] = False,
+    force: Force = False,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train the federation in one process, site after site.
+
+    \b
+    Examples:
+      pflsynth train federation.toml --prepared prepared --run runs/first
+      pflsynth train --resume --run runs/first
+    """
+    from pflsynth import training
+    from pflsynth.config_files import load_config
+    from pflsynth.console import Terminal, TrainingProgress
+    from pflsynth.runs import RunDirectory
+
+    terminal = Terminal(as_json)
+    wanted = load_config(config, overrides or ()).federation if config is not None else None
+    if resume:
+        if run is None and wanted is None:
+            raise UsageError("--resume needs --run, the folder of the run to go on with")
+        folder = run or Path("runs") / wanted.name if wanted is not None else run
+        assert folder is not None
+        _, recorded = RunDirectory.open(folder)
+        if wanted is not None:
+            training.check_same_agreement(folder, recorded, wanted)
+        rounds = recorded.rounds
+    else:
+        if wanted is None:
+            raise UsageError("give a federation.toml, or --resume with --run")
+        folder, rounds = run or Path("runs") / wanted.name, wanted.rounds
+    try:
+        with terminal.progress() as bar:
+            observer = TrainingProgress(terminal, bar, rounds)
+            if resume:
+                state = training.resume(folder, observer, prepared)
+            else:
+                assert wanted is not None
+                state = training.train(wanted, prepared or Path("prepared"), folder, observer, force=force)
+    except KeyboardInterrupt:
+        terminal.say(f"stopped; go on with: pflsynth train --resume --run {folder}")
+        raise
+    terminal.say(f"trained {state.round} rounds; personalised models are in {folder}/sites")
+    terminal.document({"run": str(folder), **asdict(state)})
+
+
+@app.command()
+def evaluate(
+    run: RunFolder,
+    split: Annotated[SplitName, typer.Option("--split", help="subjects to score")] = "test",
+    prepared: PreparedOrRuns = None,
+    out: Annotated[Path | None, typer.Option("--out", help="default: RUN/evaluation/SPLIT/scores.csv")] = None,
+    device: Device = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score the personalised model of every site: PSNR and SSIM per subject, beside copying the source.
+
+    \b
+    Example:
+      pflsynth evaluate --run runs/first --split test
+    """
+    from pflsynth.console import Terminal, score_table
+    from pflsynth.evaluation.evaluate import evaluate_run, summarize, write_scores
+
+    terminal = Terminal(as_json)
+    path = out or run / "evaluation" / split / "scores.csv"
+    if path.exists() and not force:
+        raise UsageError(f"{path}: exists already; choose another --out or overwrite with --force")
+    with terminal.progress() as bar:
+        task = bar.add_task("evaluate", total=None)
+        scores = evaluate_run(
+            run, split, prepared, device, lambda site: bar.update(task, description=f"evaluate {site}")
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_scores(path, scores)
+    summaries = summarize(scores)
+    title = f"personalised model, round {scores[0].round}, {split} subjects: mean ± SD over subjects"
+    terminal.table(score_table(summaries, title))
+    terminal.say(f"per subject: {path}")
+    terminal.document({"scores": [asdict(score) for score in scores], "summary": [asdict(row) for row in summaries]})
+
+
+@app.command()
+def synthesize(
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", help="NIfTI volume of the source contrast, or a folder of them")
+    ],
+    task: Annotated[str, typer.Option("--task", help='such as "T1w->T2w" or T1w:T2w')],
+    site: Annotated[str, typer.Option("--site", help="site whose personalised model is used")],
+    run: RunFolder,
+    out: Annotated[Path, typer.Option("--out", help="NIfTI file, or a folder if IN is one")],
+    device: Device = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Synthesise the missing contrast of a volume, on its own grid; a folder in gives a folder out.
+
+    \b
+    Example:
+      pflsynth synthesize sub-01_T1w.nii.gz --task "T1w->T2w" --site ixi --run runs/first --out sub-01_T2w.nii.gz
+    """
+    import torch
+
+    from pflsynth.console import Terminal
+    from pflsynth.federation.personalised import open_personalised
+    from pflsynth.synthesis.synthesize import synthesize_file, synthesize_folder
+
+    terminal = Terminal(as_json)
+    if not source.exists():
+        raise UsageError(f"{source}: there is no such file or folder")
+    model = open_personalised(run, site, device)
+    torch.set_num_threads(model.config.threads)
+    wanted = model.own_task(task)
+    errors: Sequence[PflsynthError] = ()
+    with terminal.progress() as bar:
+        shown = bar.add_task("synthesise", total=None)
+        if source.is_dir():
+            written, errors = synthesize_folder(
+                source, out, model, wanted, force=force, on_file=lambda i, n, _: bar.update(shown, completed=i, total=n)
+            )
+        else:
+            written = [synthesize_file(source, out, model, wanted, force=force)]
+    for item in written:
+        terminal.say(f"{item.path}: {wanted} by the model of {site}, {item.provenance['notice']}")
+    terminal.document([{"path": str(item.path), **item.provenance} for item in written])
+    if errors:
+        raise DataError("\n".join(map(str, errors)))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="folder to write")] = Path("demo"),
+    force: Force = False,
+) -> None:
+    """Make a phantom of four hospitals and do with it all that one would do with own data.
+
+    \b
+    Example:
+      pflsynth demo --out demo
+    """
+    from pflsynth.demo import run_demo
+
+    run_demo(out, force=force)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a verb; print errors as sentences, never as tracebacks, and exit with the documented code."""
+    try:
+        code = app(args=arguments, prog_name="pflsynth", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(UsageError.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except PflsynthError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"error: {place}{error.strerror or error}", file=sys.stderr)
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)

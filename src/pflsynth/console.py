@@ -1,0 +1,124 @@
+"""What people see in a terminal: progress bars, lists of findings, tables of scores."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from pflsynth.data.manifest import SPLITS
+from pflsynth.data.prepare import PrepareReport
+from pflsynth.evaluation.evaluate import COPY, Summary
+
+NOT_A_TERMINAL_WIDTH = 130
+
+
+class Terminal:
+    """Where a verb writes: texts and tables for people, or one JSON document for machines (``--json``)."""
+
+    def __init__(self, as_json: bool = False):
+        self.as_json = as_json
+        width = None if sys.stdout.isatty() else NOT_A_TERMINAL_WIDTH
+        self._out = Console(stderr=as_json, width=width, highlight=False, soft_wrap=False)
+        self._progress = Console(stderr=True)
+
+    def say(self, text: str) -> None:
+        """Print one text, as it is."""
+        self._out.print(text, markup=False, soft_wrap=True)
+
+    def table(self, table: Table) -> None:
+        """Print a table."""
+        self._out.print(table)
+
+    def finding(self, ok: bool, text: str) -> None:
+        """Print one line of a ✓/✗ list."""
+        self._out.print(f"[{'green' if ok else 'red'}]{'✓' if ok else '✗'}[/] {escape(text)}", soft_wrap=True)
+
+    def document(self, content: object) -> None:
+        """Print the JSON document of ``--json``; nothing without it."""
+        if self.as_json:
+            print(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, default=str))
+
+    @contextmanager
+    def progress(self) -> Iterator[Progress]:
+        """A progress bar on stderr; silent when that is not a terminal."""
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self._progress, disable=not self._progress.is_terminal, transient=True) as bar:
+            yield bar
+
+
+class TrainingProgress:
+    """Draws a bar over rounds and one over the steps of the current site, and prints a line per round."""
+
+    def __init__(self, terminal: Terminal, bar: Progress, rounds: int):
+        self._terminal, self._bar, self._rounds = terminal, bar, rounds
+        self._round_bar = bar.add_task("rounds", total=rounds)
+        self._site_bar: TaskID = bar.add_task("site", total=None)
+
+    def on_site(self, round_number: int, site: str, steps: int) -> None:
+        """Begin a site's bar."""
+        self._bar.update(self._round_bar, completed=round_number - 1)
+        self._bar.reset(self._site_bar, description=f"round {round_number}, {site}", total=steps)
+
+    def on_step(self, done: int, steps: int) -> None:
+        """Advance the site's bar."""
+        self._bar.update(self._site_bar, completed=done)
+
+    def on_round(self, record: Mapping[str, Any]) -> None:
+        """Print the mean L1 of every site, refused updates, and validation scores if there are any."""
+        number = record["round"]
+        self._bar.update(self._round_bar, completed=number)
+        parts = []
+        for site, losses in record["losses"].items():
+            values = [value for name, value in losses.items() if name.startswith("l1/")]
+            parts.append(f"{site} {sum(values) / len(values):.3f}")
+        self._terminal.say(f"round {number:>3}/{self._rounds}  mean L1: {'  '.join(parts)}")
+        for reason in record["refused"].values():
+            self._terminal.finding(False, f"round {number}: refused: {reason}")
+        if "validation_psnr" in record:
+            scores = {site: score for site, score in record["validation_psnr"].items() if score is not None}
+            texts = "  ".join(f"{site} {score:.2f} dB" for site, score in scores.items())
+            self._terminal.say(f"              validation PSNR within the mask: {texts}")
+
+
+def score_table(summaries: Sequence[Summary], title: str) -> Table:
+    """Mean ± standard deviation over subjects per site and task, with copying the source and the gain over it."""
+    table = Table(title=title, title_justify="left")
+    for name in ("site", "task", "subjects"):
+        table.add_column(name)
+    columns = (("psnr", "PSNR dB"), ("ssim", "SSIM"), ("psnr_mask", "PSNR in mask"), ("ssim_mask", "SSIM in mask"))
+    for _, heading in columns:
+        table.add_column(heading, justify="right")
+    for heading in ("copy dB", "gain dB"):
+        table.add_column(heading, justify="right")
+    floors = {(row.site, row.task): row for row in summaries if row.model == COPY}
+    for row in summaries:
+        if row.model == COPY:
+            continue
+        floor = floors[row.site, row.task].mean["psnr"]
+        cells = [_with_deviation(row, name, 2 if name.startswith("psnr") else 3) for name, _ in columns]
+        gain = row.mean["psnr"] - floor
+        table.add_row(row.site, row.task, str(row.subjects), *cells, f"{floor:.2f}", f"{gain:+.2f}")
+    return table
+
+
+def preparation_table(reports: Mapping[str, PrepareReport]) -> Table:
+    """Subjects and slices of each site and task in each split."""
+    table = Table("site", "task", *SPLITS, title="prepared: subjects (slices of the site)", title_justify="left")
+    for site, report in reports.items():
+        for task, counts in report.tasks.items():
+            table.add_row(site, task, *(f"{counts[split]} ({report.slices[split]})" for split in SPLITS))
+    return table
+
+
+def _with_deviation(row: Summary, name: str, digits: int) -> str:
+    deviation = row.deviation[name]
+    text = f"{row.mean[name]:.{digits}f}"
+    return text if deviation is None else f"{text} ± {deviation:.{digits}f}"

@@ -1,0 +1,1 @@
+"""Image quality of personalised models, per subject, site and task."""

@@ -1,0 +1,168 @@
+"""Scores of personalised models: per subject, then mean and standard deviation over the subjects of a site and task."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from pflsynth.data.manifest import SplitName
+from pflsynth.data.slices import SliceStore
+from pflsynth.errors import DataError
+from pflsynth.evaluation.metrics import METRICS, to_unit
+from pflsynth.federation.personalised import PersonalisedModel, open_personalised
+from pflsynth.files import write_atomic
+from pflsynth.runs import RunDirectory
+
+COPY = "copy"
+PERSONALISED = "personalised"
+SCORE_NAMES = tuple(f"{metric}{part}" for metric in METRICS for part in ("", "_mask"))
+
+
+@dataclass(frozen=True)
+class Score:
+    """Scores of one subject and task: means over the slices that show the mask (PSNR in dB, SSIM at most 1)."""
+
+    site: str
+    task: str
+    subject: str
+    split: str
+    model: str
+    round: int
+    slices: int
+    psnr: float
+    psnr_mask: float
+    ssim: float
+    ssim_mask: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean and standard deviation of one score over the subjects of a site, task and model."""
+
+    site: str
+    task: str
+    model: str
+    subjects: int
+    mean: dict[str, float]
+    deviation: dict[str, float | None]
+
+
+def score_slices(target: np.ndarray, image: np.ndarray, mask: np.ndarray) -> dict[str, float]:
+    """Means of all scores over the slices that show the mask.
+
+    Args:
+        target: (S, H, W) in [-1, 1].
+        image: (S, H, W) in [-1, 1].
+        mask: (S, H, W) bool.
+    """
+    shown = [index for index in range(len(mask)) if mask[index].any()]
+    pairs = [(to_unit(target[index]), to_unit(image[index]), mask[index]) for index in shown]
+    means = {}
+    for name, metric in METRICS.items():
+        means[name] = float(np.mean([metric(reference, output) for reference, output, _ in pairs]))
+        means[f"{name}_mask"] = float(np.mean([metric(reference, output, part) for reference, output, part in pairs]))
+    return means
+
+
+def evaluate_site(model: PersonalisedModel, store: SliceStore, split: SplitName) -> list[Score]:
+    """Score a site's personalised model, and copying the source as a floor, on every subject and task of a split."""
+    scores = []
+    for subject in store.subjects(split):
+        mask = store.mask(subject.name)
+        shown = int(mask.any(axis=(1, 2)).sum())
+        for task in model.config.sites[model.site].tasks:
+            if not subject.serves(task):
+                continue
+            source, target = (store.slices(subject.name, contrast) for contrast in (task.source, task.target))
+            for name, image in ((PERSONALISED, model.synthesize(source, task)), (COPY, source)):
+                values = score_slices(target, image, mask)
+                scores.append(Score(model.site, str(task), subject.name, split, name, model.round, shown, **values))
+    return scores
+
+
+def validation_psnr(model: PersonalisedModel, store: SliceStore) -> float | None:
+    """Mean PSNR within the mask over tasks and validation subjects of a site; ``None`` without such subjects."""
+    scores = [score for score in evaluate_site(model, store, "validation") if score.model == PERSONALISED]
+    by_task = [
+        statistics.fmean(score.psnr_mask for score in scores if score.task == task)
+        for task in {score.task for score in scores}
+    ]
+    return statistics.fmean(sorted(by_task)) if by_task else None
+
+
+def evaluate_run(
+    run_folder: Path,
+    split: SplitName,
+    prepared: Path | None = None,
+    device: str | None = None,
+    on_site: Callable[[str], None] | None = None,
+) -> list[Score]:
+    """Score every site of a finished run on one split.
+
+    Args:
+        run_folder: made by ``pflsynth train``.
+        split: ``validation``, ``test`` or ``train``.
+        prepared: folder of prepared data; default: the one that the run was trained with.
+        device: torch device; default: the run's.
+        on_site: called with each site's name before it is evaluated.
+
+    Raises:
+        DataError: if the prepared data is missing or not the one of the run, or no site has subjects in the split.
+        ModelError: if the run is not finished or its models are damaged.
+    """
+    run, config = RunDirectory.open(run_folder)
+    folder = prepared or Path(run.local()["prepared"])
+    scores: list[Score] = []
+    for site in config.site_names:
+        if on_site is not None:
+            on_site(site)
+        model = open_personalised(run_folder, site, device)
+        store = SliceStore(folder / site)
+        store.check_settings(config)
+        scores += evaluate_site(model, store, split)
+    if not scores:
+        raise DataError(
+            f"{folder}: no site has {split} subjects; choose another --split or prepare with other fractions"
+        )
+    return scores
+
+
+def summarize(scores: Iterable[Score]) -> list[Summary]:
+    """Mean and standard deviation (n - 1) over subjects, for each site, task and model, in order of appearance."""
+    groups: dict[tuple[str, str, str], list[Score]] = {}
+    for score in scores:
+        groups.setdefault((score.site, score.task, score.model), []).append(score)
+    return [
+        Summary(
+            *key,
+            subjects=len(group),
+            mean={name: statistics.fmean(_values(group, name)) for name in SCORE_NAMES},
+            deviation={name: _deviation(_values(group, name)) for name in SCORE_NAMES},
+        )
+        for key, group in groups.items()
+    ]
+
+
+def write_scores(path: Path, scores: Sequence[Score]) -> None:
+    """Write ``scores.csv``: one line per subject, task and model."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [entry.name for entry in fields(Score)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(score) for score in scores)
+    write_atomic(path, text.getvalue().encode())
+
+
+def _values(group: Sequence[Score], name: str) -> list[float]:
+    return [getattr(score, name) for score in group]
+
+
+def _deviation(values: Sequence[float]) -> float | None:
+    """Standard deviation (n - 1), or ``None`` where it is undefined."""
+    return statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else None

@@ -1,0 +1,114 @@
+"""Finished personalised models: written once at the end of a training, read by evaluation and synthesis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pflsynth import __version__
+from pflsynth.config import FederationConfig, Task
+from pflsynth.data.scaling import Scale
+from pflsynth.errors import UsageError
+from pflsynth.federation.checkpoint import Provenance, load_part
+from pflsynth.federation.methods import build_generator, task_code
+from pflsynth.files import load_tensors, save_tensors, sha256_of_file
+from pflsynth.networks.generators import PersonalizedGenerator
+from pflsynth.runs import RunDirectory
+
+SLICES_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class PersonalisedModel:
+    """The generator of one site with all that evaluation and synthesis need to know about it."""
+
+    config: FederationConfig
+    site: str
+    round: int
+    generator: PersonalizedGenerator
+    scales: Mapping[str, Scale]
+    sha256: str
+
+    @torch.inference_mode()
+    def synthesize(self, slices: np.ndarray, task: Task) -> np.ndarray:
+        """Translate slices of a task's source contrast.
+
+        Args:
+            slices: (S, H, W) float32 in [-1, 1].
+            task: one of the site's tasks.
+
+        Returns:
+            (S, H, W) float32 in (-1, 1).
+        """
+        device = next(self.generator.parameters()).device
+        code = task_code(self.config, self.site, task).to(device)
+        outputs = [
+            self.generator(images, code.expand(len(images), -1))
+            for images in torch.from_numpy(np.array(slices))[:, None].to(device).split(SLICES_AT_ONCE)
+        ]
+        translated: np.ndarray = torch.cat(outputs)[:, 0].cpu().numpy()
+        return translated
+
+    def own_task(self, text: str) -> Task:
+        """Read a task and check that the site trained for it.
+
+        Raises:
+            UsageError: if the text is no task, or not one of this site's.
+        """
+        try:
+            task = Task.parse(text)
+        except ValueError as error:
+            raise UsageError(f"--task: {error}") from None
+        own = self.config.sites[self.site].tasks
+        if task not in own:
+            raise UsageError(f"--task {task}: site {self.site} was trained for {', '.join(map(str, own))}")
+        return task
+
+
+def save_personalised(
+    path: Path, generator: PersonalizedGenerator, provenance: Provenance, scales: Mapping[str, Scale]
+) -> None:
+    """Write a site's finished generator, atomically.
+
+    Args:
+        path: file to write.
+        generator: with re-estimated batch-norm statistics.
+        provenance: agreement, round and site.
+        scales: typical scale of each contrast at the site, in scanner units.
+    """
+    metadata = {
+        **provenance.metadata(),
+        "scales": {contrast: [scale.low, scale.high] for contrast, scale in scales.items()},
+        "pflsynth": __version__,
+    }
+    save_tensors(path, generator.state_dict(), metadata, kind="personalised")
+
+
+def open_personalised(run_folder: Path, site: str, device: str | None = None) -> PersonalisedModel:
+    """Open the finished personalised model of a site.
+
+    Args:
+        run_folder: made by ``pflsynth train``.
+        site: name of the site in the agreement.
+        device: torch device; default: the run's.
+
+    Raises:
+        UsageError: if the agreement has no such site.
+        ModelError: if the run is not finished, or the model is missing, damaged or of another agreement.
+    """
+    run, config = RunDirectory.open(run_folder)
+    if site not in config.sites:
+        raise UsageError(f"--site {site}: the run {run_folder} has the sites {', '.join(config.site_names)}")
+    round_number, _ = run.state().result(config)
+    path = run.personalised_path(site, round_number)
+    tensors, metadata = load_tensors(path, kind="personalised")
+    Provenance(config.agreement_sha256(), round_number, site).check(metadata, path)
+    generator = build_generator(config)
+    load_part(generator, tuple(generator.state_dict()), tensors, path)
+    scales = {contrast: Scale(low, high) for contrast, (low, high) in metadata["scales"].items()}
+    generator = generator.to(device or config.device).eval()
+    return PersonalisedModel(config, site, round_number, generator, scales, sha256_of_file(path))

@@ -1,0 +1,90 @@
+"""The unified generator of pFLSynth (arXiv:2207.06509, Sec. III)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from pflsynth.errors import DataError
+from pflsynth.networks.layers import ResidualLayer, initialise
+from pflsynth.networks.personalization import Mapper, PersonalizationBlock
+
+
+class PersonalizedGenerator(nn.Module):
+    """Translates a source into a target contrast, specialised to a site and a task by a code vector.
+
+    Stages 1–3 encode (7×7 convolution, then two 3×3 of stride 2), the next ``residual_layers`` stages are residual
+    layers, the last three decode (two transposed 3×3 of stride 2, then 7×7 and tanh): 15 stages in the paper. A
+    personalization block follows every stage but the last. Stages and blocks are numbered from "1" in
+    :attr:`stages` and :attr:`personalization`, so ``stages.9`` is the paper's ninth stage.
+
+    Args:
+        code_length: length of the code vector, at least 1; K + 2C for K sites and C contrasts.
+        width: channels of the first stage, a multiple of 8; the bottleneck has four times as many.
+        residual_layers: number of residual layers, at least 1.
+        dropout: dropout probability inside the residual layers, in [0, 1).
+
+    Raises:
+        ValueError: if a size is not as above.
+    """
+
+    def __init__(self, code_length: int, *, width: int = 64, residual_layers: int = 9, dropout: float = 0.5) -> None:
+        super().__init__()
+        if code_length < 1:
+            raise ValueError(f"code_length must be at least 1, got {code_length}")
+        if width < 8 or width % 8:
+            raise ValueError(f"width must be a positive multiple of 8, got {width}")
+        if residual_layers < 1:
+            raise ValueError(f"residual_layers must be at least 1, got {residual_layers}")
+        self.code_length = code_length
+        self.width = width
+        self.residual_layers = residual_layers
+        self.dropout = dropout
+
+        stages: list[nn.Module] = [
+            _rectified(nn.Conv2d(1, width, 7, padding=3, padding_mode="reflect", bias=False)),
+            _rectified(nn.Conv2d(width, 2 * width, 3, stride=2, padding=1, bias=False)),
+            _rectified(nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1, bias=False)),
+            *(ResidualLayer(4 * width, dropout) for _ in range(residual_layers)),
+            _rectified(_upsampling(4 * width, 2 * width)),
+            _rectified(_upsampling(2 * width, width)),
+            nn.Sequential(nn.Conv2d(width, 1, 7, padding=3, padding_mode="reflect"), nn.Tanh()),
+        ]
+        channels = [width, 2 * width, *[4 * width] * (1 + residual_layers), 2 * width, width]
+        self.mapper = Mapper(code_length)
+        self.stages = nn.ModuleDict({str(i): stage for i, stage in enumerate(stages, 1)})
+        self.personalization = nn.ModuleDict({str(i): PersonalizationBlock(c) for i, c in enumerate(channels, 1)})
+        initialise(self)
+
+    def forward(self, image: Tensor, code: Tensor) -> Tensor:
+        """Translate source images into target images.
+
+        Args:
+            image: source images (B, 1, H, W) in [-1, 1]; H and W are multiples of 4 and at least 8.
+            code: code vectors (B, code_length), see :func:`pflsynth.networks.personalization.make_code`.
+
+        Returns:
+            Target images (B, 1, H, W) in (-1, 1).
+
+        Raises:
+            DataError: if H or W is not as above.
+        """
+        height, width = image.shape[-2:]
+        if height % 4 or width % 4 or height < 8 or width < 8:
+            raise DataError(f"image sizes must be multiples of 4 and at least 8 pixels, got {height} × {width}")
+        latent = self.mapper(code)
+        features = image
+        for number, personalize in self.personalization.items():
+            features = personalize(self.stages[number](features), latent)
+        last = str(len(self.stages))
+        translated: Tensor = self.stages[last](features)
+        return translated
+
+
+def _upsampling(in_channels: int, out_channels: int) -> nn.ConvTranspose2d:
+    """Return the transposed convolution that doubles height and width."""
+    return nn.ConvTranspose2d(in_channels, out_channels, 3, stride=2, padding=1, output_padding=1, bias=False)
+
+
+def _rectified(convolution: nn.Conv2d | nn.ConvTranspose2d) -> nn.Sequential:
+    """Return the convolution followed by batch norm and ReLU."""
+    return nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU(inplace=True))

@@ -1,0 +1,193 @@
+"""The run directory: everything about one training, readable by people and resumable after any stop.
+
+::
+
+    federation.toml  agreement.sha256  local.json  state.json  metrics.jsonl  timings.jsonl
+    shared/round-0042.safetensors
+    sites/<site>/private-0042.safetensors  sites/<site>/personalised-0042.safetensors
+
+``state.json`` is written last in a round: what it names exists, and what is newer is done again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from pflsynth.config import FederationConfig
+from pflsynth.config_files import load_config
+from pflsynth.errors import ModelError, UsageError
+from pflsynth.files import write_atomic
+
+STATE_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class RunState:
+    """How far a run is: the last whole round, each site's last accepted round, and the round selected so far."""
+
+    round: int = 0
+    bases: Mapping[str, int] = field(default_factory=dict)
+    selected: int = 0
+    selected_score: float | None = None
+    selected_bases: Mapping[str, int] = field(default_factory=dict)
+
+    def result(self, config: FederationConfig) -> tuple[int, Mapping[str, int]]:
+        """The round that is the run's result, and the round of each site's private state in it.
+
+        Raises:
+            ModelError: if training is not finished.
+        """
+        if self.round < config.rounds:
+            raise ModelError(
+                f"the run is not finished (round {self.round} of {config.rounds}); go on with: pflsynth train --resume"
+            )
+        if config.training.select == "validation" and self.selected:
+            return self.selected, self.selected_bases
+        return self.round, self.bases
+
+
+class RunDirectory:
+    """Paths and small files of a run; see the module's text."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    @classmethod
+    def create(
+        cls, folder: Path, config: FederationConfig, prepared: Path, manifests: Mapping[str, str]
+    ) -> RunDirectory:
+        """Make a new run.
+
+        Args:
+            folder: must not exist, or be empty.
+            config: the resolved configuration; kept as ``federation.toml``.
+            prepared: folder of prepared data, recorded for ``--resume`` and ``evaluate``.
+            manifests: SHA-256 of every site's manifest.
+
+        Raises:
+            UsageError: if the folder holds something already.
+        """
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UsageError(
+                f"{folder}: exists already; go on with --resume, choose another --run, or start over with --force"
+            )
+        run = cls(folder)
+        for part in (run.shared_folder, *(run.site_folder(site) for site in config.site_names)):
+            part.mkdir(parents=True, exist_ok=True)
+        content = _without_none(config.model_dump(mode="json"))
+        write_atomic(folder / "federation.toml", tomli_w.dumps(content).encode())
+        write_atomic(folder / "agreement.sha256", f"{config.agreement_sha256()}\n".encode())
+        local = {"prepared": str(prepared.absolute()), "manifests": dict(manifests)}
+        write_atomic(folder / "local.json", _json_bytes(local))
+        run.save_state(RunState(bases=dict.fromkeys(config.site_names, 0)))
+        return run
+
+    @classmethod
+    def open(cls, folder: Path) -> tuple[RunDirectory, FederationConfig]:
+        """Open a run that :meth:`create` made.
+
+        Raises:
+            ModelError: if it is no run, or its agreement was changed.
+        """
+        if not (folder / "state.json").is_file():
+            raise ModelError(f"{folder}: is not a run folder (it has no state.json); make one with: pflsynth train")
+        config = load_config(folder / "federation.toml").federation
+        recorded = (folder / "agreement.sha256").read_text().strip()
+        if config.agreement_sha256() != recorded:
+            raise ModelError(
+                f"{folder / 'federation.toml'}: was changed after training began (hash "
+                f"{config.agreement_sha256()[:12]}, recorded {recorded[:12]}); restore it or start a new run"
+            )
+        return cls(folder), config
+
+    @property
+    def shared_folder(self) -> Path:
+        """Folder of the shared parameters."""
+        return self.folder / "shared"
+
+    def shared_path(self, round_number: int) -> Path:
+        """Shared parameters after a round; round 0 is the common initialisation."""
+        return self.shared_folder / f"round-{round_number:04d}.safetensors"
+
+    def site_folder(self, site: str) -> Path:
+        """Folder of a site's private state."""
+        return self.folder / "sites" / site
+
+    def personalised_path(self, site: str, round_number: int) -> Path:
+        """Finished personalised model of a site."""
+        return self.site_folder(site) / f"personalised-{round_number:04d}.safetensors"
+
+    def local(self) -> dict[str, Any]:
+        """Where the prepared data is on this machine, and the hashes of its manifests."""
+        content: dict[str, Any] = self._read_json("local.json")
+        return content
+
+    def state(self) -> RunState:
+        """The last whole round; raises ModelError if ``state.json`` is damaged or of a newer format."""
+        content = self._read_json("state.json")
+        if content.pop("format", None) != STATE_FORMAT:
+            raise ModelError(f"{self.folder / 'state.json'}: is of another format; update pflsynth")
+        return RunState(**content)
+
+    def save_state(self, state: RunState) -> None:
+        """Make a round whole: from now on the run resumes after it."""
+        write_atomic(self.folder / "state.json", _json_bytes({"format": STATE_FORMAT, **asdict(state)}))
+
+    def append(self, name: str, record: Mapping[str, Any]) -> None:
+        """Append one line to ``metrics.jsonl`` or ``timings.jsonl`` and flush it to disk."""
+        with (self.folder / name).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record, sort_keys=True, allow_nan=True) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def records(self, name: str) -> list[dict[str, Any]]:
+        """All lines of ``metrics.jsonl`` or ``timings.jsonl``; a last line cut short by a kill is left out."""
+        path = self.folder / name
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def drop_records_after(self, name: str, round_number: int) -> None:
+        """Keep only the lines of rounds up to ``round_number``: later ones are of a round that was not finished."""
+        kept = [record for record in self.records(name) if record["round"] <= round_number]
+        text = "".join(json.dumps(record, sort_keys=True, allow_nan=True) + "\n" for record in kept)
+        write_atomic(self.folder / name, text.encode())
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run for one training process.
+
+        Raises:
+            UsageError: if another process trains in this run.
+        """
+        with (self.folder / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(f"{self.folder}: another process is training in this run; wait for it") from None
+            yield
+
+    def _read_json(self, name: str) -> Any:
+        path = self.folder / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ModelError(f"{path}: is missing or damaged ({error}); start a new run") from None
+
+
+def _json_bytes(content: object) -> bytes:
+    return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _without_none(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _without_none(value) for key, value in content.items() if value is not None}
+    return content

@@ -1,0 +1,1 @@
+"""Missing contrasts of whole volumes: NIfTI in, NIfTI out."""

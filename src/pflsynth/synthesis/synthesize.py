@@ -1,0 +1,174 @@
+"""Synthesise the missing contrast of whole volumes: NIfTI in, NIfTI out, on the input's own grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pflsynth import __version__
+from pflsynth.config import Task
+from pflsynth.data.grid import SliceGrid
+from pflsynth.data.scaling import fit_scale
+from pflsynth.data.subjects import contrast_of
+from pflsynth.data.volumes import Volume, load_volume, save_synthetic
+from pflsynth.errors import DataError, PflsynthError, UsageError
+from pflsynth.federation.personalised import PersonalisedModel
+from pflsynth.files import sha256_of_file, write_json
+
+NOTICE = "synthetic, not for diagnosis"
+NIFTI_ENDINGS = (".nii.gz", ".nii")
+BACKGROUND = -1.0
+
+
+@dataclass(frozen=True)
+class Synthesized:
+    """One volume that was written, and what its JSON file says of it."""
+
+    path: Path
+    provenance: dict[str, Any]
+
+
+def source_slices(volume: Volume, model: PersonalisedModel, where: str) -> tuple[np.ndarray, np.ndarray, SliceGrid]:
+    """What the network sees of a volume: the same numbers that ``prepare`` stores.
+
+    Args:
+        volume: of any contrast.
+        model: tells the slices' size and spacing.
+        where: named in errors.
+
+    Returns:
+        Slices (Z, size, size) float32 in [-1, 1]; the head mask (X, Y, Z) bool; the grid that leads back.
+
+    Raises:
+        DataError: if the head does not fit the model's slices.
+    """
+    image = model.config.image
+    scale, mask = fit_scale(volume.data, where)
+    grid = SliceGrid(volume.data.shape, volume.spacing_mm[:2], image.size, image.spacing_mm)
+    grid.check_head_fits(mask, where)
+    return grid.to_slices(scale.apply(volume.data), BACKGROUND), mask, grid
+
+
+def synthesize_volume(volume: Volume, model: PersonalisedModel, task: Task) -> np.ndarray:
+    """Synthesise a task's target contrast.
+
+    Args:
+        volume: the source contrast, RAS.
+        model: of the site that the volume is from.
+        task: one of the site's tasks.
+
+    Returns:
+        (X, Y, Z) float32 on the volume's grid, in the site's typical units of the target contrast; background
+        outside the head mask.
+    """
+    slices, mask, grid = source_slices(volume, model, f"{volume.path}")
+    shows_head = mask.any(axis=(0, 1))
+    output = np.full_like(slices, BACKGROUND)
+    output[shows_head] = model.synthesize(slices[shows_head], task)
+    on_grid = np.where(mask, grid.to_volume(output, BACKGROUND), BACKGROUND)
+    return model.scales[task.target].invert(on_grid)
+
+
+def synthesize_file(
+    source: Path, out: Path, model: PersonalisedModel, task: Task, *, force: bool = False
+) -> Synthesized:
+    """Read a NIfTI volume, write the synthesised one and a JSON file beside it.
+
+    Args:
+        source: NIfTI volume of the task's source contrast.
+        out: NIfTI file to write (``.nii`` or ``.nii.gz``).
+        model: of the site that the volume is from.
+        task: one of the site's tasks.
+        force: overwrite.
+
+    Raises:
+        UsageError: if ``out`` exists (without ``force``) or is not named as NIfTI.
+        DataError: if the volume cannot be used.
+    """
+    report = provenance_path(out)
+    for path in (out, report):
+        if path.exists() and not force:
+            raise UsageError(f"{path}: exists already; choose another --out or overwrite with --force")
+    volume = load_volume(source, f"site {model.site}, contrast {task.source}")
+    data = synthesize_volume(volume, model, task)
+    provenance = {
+        "notice": NOTICE,
+        "site": model.site,
+        "task": str(task),
+        "method": model.config.method,
+        "model": "personalised",
+        "round": model.round,
+        "model_sha256": model.sha256,
+        "agreement_sha256": model.config.agreement_sha256(),
+        "input": source.name,
+        "input_sha256": sha256_of_file(source),
+        "pflsynth": __version__,
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_synthetic(out, data, like=source, description=f"pflsynth {__version__} {task}: {NOTICE}")
+    write_json(report, provenance)
+    return Synthesized(out, provenance)
+
+
+def synthesize_folder(
+    source: Path,
+    out: Path,
+    model: PersonalisedModel,
+    task: Task,
+    *,
+    force: bool = False,
+    on_file: Callable[[int, int, Path], None] | None = None,
+) -> tuple[list[Synthesized], list[PflsynthError]]:
+    """Synthesise for every volume of the source contrast below a folder, keeping its structure.
+
+    Files whose name says another contrast are left out; if no name says a contrast, all NIfTI files are taken.
+
+    Returns:
+        What was written, and the errors of the files that could not be used.
+
+    Raises:
+        DataError: if the folder has no volume of the source contrast.
+    """
+    volumes = sorted(path for path in source.rglob("*") if path.name.endswith(NIFTI_ENDINGS))
+    contrasts = {path: contrast_of(path) for path in volumes}
+    chosen = [path for path in volumes if contrasts[path] == task.source]
+    if not any(contrasts.values()):
+        chosen = volumes
+    if not chosen:
+        raise DataError(
+            f"{source}: has no NIfTI volume of contrast {task.source} (such as sub-01_{task.source}.nii.gz)"
+        )
+    written: list[Synthesized] = []
+    failed: list[PflsynthError] = []
+    for number, path in enumerate(chosen):
+        if on_file is not None:
+            on_file(number, len(chosen), path)
+        target = out / path.relative_to(source).with_name(target_name(path, task))
+        try:
+            written.append(synthesize_file(path, target, model, task, force=force))
+        except PflsynthError as error:
+            failed.append(error)
+    return written, failed
+
+
+def target_name(source: Path, task: Task) -> str:
+    """File name of the synthesised volume: the source contrast's suffix replaced by the target's."""
+    stem, ending = _split_ending(source)
+    prefix = stem.removesuffix(f"_{task.source}")
+    return f"{prefix}_{task.target}{ending}"
+
+
+def provenance_path(out: Path) -> Path:
+    """The JSON file beside a NIfTI file."""
+    return out.with_name(_split_ending(out)[0] + ".json")
+
+
+def _split_ending(path: Path) -> tuple[str, str]:
+    for ending in NIFTI_ENDINGS:
+        if path.name.endswith(ending):
+            return path.name.removesuffix(ending), ending
+    raise UsageError(f"{path}: is not named as NIfTI; give a name that ends in .nii.gz or .nii")

@@ -1,0 +1,114 @@
+"""Train a federation in one process: what ``pflsynth train`` does."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pflsynth.config import FederationConfig
+from pflsynth.data.slices import SliceStore
+from pflsynth.errors import DataError, ModelError, UsageError
+from pflsynth.evaluation.evaluate import validation_psnr
+from pflsynth.federation.personalised import PersonalisedModel
+from pflsynth.federation.rounds import Federation, RoundObserver
+from pflsynth.federation.site import Site
+from pflsynth.files import sha256_of_file
+from pflsynth.networks.generators import PersonalizedGenerator
+from pflsynth.runs import RunDirectory, RunState
+
+
+def train(
+    config: FederationConfig, prepared: Path, run_folder: Path, observer: RoundObserver, *, force: bool = False
+) -> RunState:
+    """Train a new federation from the common initialisation.
+
+    Args:
+        config: the agreement.
+        prepared: folder with the prepared data of every site.
+        run_folder: made anew.
+        observer: hears of the progress.
+        force: delete an existing run folder first.
+
+    Raises:
+        UsageError: if the run folder exists (without ``force``), or is no run.
+        DataError: if prepared data is missing, damaged, or was prepared with other settings.
+        ModelError: if too few sites sent a usable update.
+    """
+    stores = _stores(config, prepared)
+    if force and run_folder.exists():
+        if not (run_folder / "state.json").is_file():
+            raise UsageError(f"{run_folder}: is not a run folder, so --force does not delete it; choose another --run")
+        shutil.rmtree(run_folder)
+    run = RunDirectory.create(run_folder, config, prepared, _manifest_hashes(prepared, config))
+    return _train(config, stores, run, observer)
+
+
+def resume(run_folder: Path, observer: RoundObserver, prepared: Path | None = None) -> RunState:
+    """Go on with a run after its last whole round; the result is the same, byte for byte, as without the stop.
+
+    Args:
+        run_folder: made by :func:`train`.
+        observer: hears of the progress.
+        prepared: where the prepared data is now; default: where it was.
+
+    Raises:
+        DataError: if the prepared data is not the same any more.
+        ModelError: if the folder is no run, its states are damaged, or too few sites sent a usable update.
+    """
+    run, config = RunDirectory.open(run_folder)
+    local = run.local()
+    folder = prepared or Path(local["prepared"])
+    stores = _stores(config, folder)
+    for site, now in _manifest_hashes(folder, config).items():
+        if now != local["manifests"][site]:
+            raise DataError(
+                f"{folder / site}: the prepared data changed since {run_folder} began; restore it or start a new run"
+            )
+    return _train(config, stores, run, observer)
+
+
+def _train(
+    config: FederationConfig, stores: Mapping[str, SliceStore], run: RunDirectory, observer: RoundObserver
+) -> RunState:
+    torch.set_num_threads(config.threads)
+    sites = [Site(config, name, stores[name], run.site_folder(name)) for name in config.site_names]
+
+    def validate(site: Site, generator: PersonalizedGenerator) -> float | None:
+        model = PersonalisedModel(config, site.name, 0, generator, {}, "")
+        return validation_psnr(model, site.store)
+
+    return Federation(config, sites, run).train(observer, validate)
+
+
+def _stores(config: FederationConfig, prepared: Path) -> dict[str, SliceStore]:
+    return {site: SliceStore(prepared / site) for site in config.site_names}
+
+
+def _manifest_hashes(prepared: Path, config: FederationConfig) -> dict[str, str]:
+    return {site: sha256_of_file(prepared / site / "manifest.json") for site in config.site_names}
+
+
+def check_same_agreement(run_folder: Path, recorded: FederationConfig, wanted: FederationConfig) -> None:
+    """Raise ModelError, key by key, if a run was trained under another agreement than ``wanted``."""
+    ours, theirs = _flat(recorded.agreement()), _flat(wanted.agreement())
+    differing = [
+        f"{key} is {ours.get(key)!r} in the run, {theirs.get(key)!r} now"
+        for key in sorted(ours.keys() | theirs.keys())
+        if ours.get(key) != theirs.get(key)
+    ]
+    if differing:
+        raise ModelError(
+            f"{run_folder}: was trained under another agreement ({'; '.join(differing)}); resume without a config, or "
+            "start a new run"
+        )
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
