@@ -44,7 +44,9 @@ def image_path(site: Path, subject: str, contrast: str) -> Path:
     return site / subject / "anat" / f"{subject}_{contrast}.nii.gz"
 
 
-def write_site(site: Path, subjects: Mapping[str, Sequence[str]] | int, contrasts: Sequence[str] = ("T1w", "T2w")) -> Path:
+def write_site(
+    site: Path, subjects: Mapping[str, Sequence[str]] | int, contrasts: Sequence[str] = ("T1w", "T2w")
+) -> Path:
     """Write a site; ``subjects`` is a number, or each subject's contrasts."""
     if isinstance(subjects, int):
         subjects = {f"sub-{number:02d}": contrasts for number in range(1, subjects + 1)}

@@ -138,8 +138,8 @@ class Deformation:
 def draw_deformation(rng: np.random.Generator) -> Deformation:
     """Return a random deformation without folds.
 
-    Displacement up to about 8 mm, head rotated by a few degrees and shifted by a few millimetres, axes scaled by
-    up to ±6 %, ventricles between slightly smaller and clearly larger than in the atlas.
+    Spline displacement up to about 10 mm, head rotated by a few degrees and shifted by a few millimetres, axes
+    scaled by up to ±6 %, ventricles between slightly smaller and clearly larger than in the atlas.
     """
     coefficients = tuple(
         rng.uniform(-limit, limit, size=(3, *(_knot_count(spacing),) * 3)).astype(np.float32)

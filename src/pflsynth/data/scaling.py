@@ -72,14 +72,20 @@ def fit_scale(data: FloatArray, where: str) -> tuple[Scale, BoolArray]:
             f"(0.5th percentile {low:g}); look at the image"
         )
     scale = Scale(low, high)
-    background = float(np.median(data[~mask])) if not mask.all() else low
-    if float(scale.apply(background)) > _DARK:
+    background = _border_value(data)
+    if scale.apply(background) > _DARK:
         raise DataError(
             f"{where}: the background ({background:g}) is not dark, the volume goes from {low:g} to {high:g}; "
             "shift the values so that the background is the lowest (z-scored volumes: subtract the minimum within "
             "the brain and set the background to 0)"
         )
     return scale, mask
+
+
+def _border_value(data: FloatArray) -> float:
+    """10th percentile of the in-plane border, which is background even where the head reaches it in places."""
+    sides = (data[0], data[-1], data[:, 0], data[:, -1])
+    return float(np.percentile(np.concatenate([side.ravel() for side in sides]), 10))
 
 
 def head_mask(data: FloatArray) -> BoolArray:
@@ -99,7 +105,7 @@ def head_mask(data: FloatArray) -> BoolArray:
         floor, ceiling = data.min(), data.max()
     in_plane = (_SMOOTHING_VOXELS, _SMOOTHING_VOXELS, 0)
     smooth = ndimage.gaussian_filter(np.clip(data, floor, ceiling), in_plane)
-    threshold = floor + _OTSU_FRACTION * (threshold_otsu(smooth) - floor)
+    threshold = floor + _OTSU_FRACTION * (threshold_otsu(smooth.ravel()) - floor)
     mask = _largest_piece(smooth > threshold)
     disk = _disk(_CLOSING_VOXELS)
     return np.stack([_closed_and_filled(mask[:, :, z], disk) for z in range(mask.shape[2])], axis=2)

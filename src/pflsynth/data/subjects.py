@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,12 +59,12 @@ def subject_folders(folder: Path, site: str) -> list[Path]:
     return found
 
 
-def read_subject(folder: Path, contrasts: Collection[str], site: str) -> Subject:
+def read_subject(folder: Path, contrasts: Sequence[str], site: str) -> Subject:
     """Look up a subject's file of each contrast in ``[ses-*/][anat/]``.
 
     Args:
         folder: the subject's folder, ``.../sub-01``.
-        contrasts: those that are of interest; others are passed over.
+        contrasts: those that are of interest, in the order of the result; others are passed over.
         site: named in errors.
 
     Raises:
@@ -86,7 +86,7 @@ def read_subject(folder: Path, contrasts: Collection[str], site: str) -> Subject
     ]
     if problems:
         raise DataError("\n".join(problems))
-    return Subject(name, {contrast: candidates[contrast][0] for contrast in sorted(candidates)})
+    return Subject(name, {contrast: candidates[contrast][0] for contrast in contrasts if contrast in candidates})
 
 
 def find_subjects(folder: Path, contrasts: Sequence[str], site: str) -> list[Subject]:

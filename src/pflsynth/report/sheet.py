@@ -59,12 +59,17 @@ def draw_sheet(rows: Sequence[SheetRow], path: Path, title: str) -> None:
 
     lines = -(-len(rows) // 2) if len(rows) > 3 else len(rows)
     blocks = -(-len(rows) // lines)
-    figure = Figure(figsize=(6.4 * blocks, 1.85 * lines + 0.5), layout="compressed")
-    axes = figure.subplots(lines, 4 * blocks, squeeze=False)
+    figure = Figure(figsize=(6 * blocks, 1.7 * lines + 0.6))
+    axes = figure.subplots(
+        lines,
+        4 * blocks,
+        squeeze=False,
+        gridspec_kw={"left": 0.01, "right": 0.99, "bottom": 0.03, "top": 0.92, "wspace": 0.03, "hspace": 0.17},
+    )
     for axis in axes.flat:
         axis.set_axis_off()
     for number, row in enumerate(rows):
-        line, block = number % lines, number // lines
+        block, line = divmod(number, lines)
         error = np.abs(row.synthesised - row.real)
         for column, image in enumerate((row.source, row.synthesised, row.real, error)):
             axis = axes[line, 4 * block + column]
@@ -72,9 +77,10 @@ def draw_sheet(rows: Sequence[SheetRow], path: Path, title: str) -> None:
             axis.imshow(image, vmin=0, vmax=limit, cmap=colours, interpolation="nearest")
             if line == 0:
                 axis.set_title(COLUMNS[column], fontsize=8)
-        caption = f"{row.site}  {row.task}  {row.subject}  {psnr(row.real, row.synthesised):.1f} dB"
-        axes[line, 4 * block].text(0, -0.03, caption, fontsize=8, va="top", transform=axes[line, 4 * block].transAxes)
-    figure.suptitle(title, fontsize=9)
+        caption = f"{row.site}   {row.task}   {row.subject}   PSNR {psnr(row.real, row.synthesised):.1f} dB"
+        first = axes[line, 4 * block]
+        first.text(0, -0.03, caption, fontsize=7.5, va="top", transform=first.transAxes)
+    figure.suptitle(title, fontsize=9, y=0.985)
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
     write_atomic(path, buffer.getvalue())

@@ -1,0 +1,265 @@
+"""Bad images, full disks and kills: one clear sentence, and nothing lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from pflsynth.data.prepare import prepare_site
+from pflsynth.data.slices import SliceStore
+from pflsynth.data.volumes import load_volume
+from pflsynth.errors import DataError
+from tests.data_builders import AFFINE, federation, head, image_path, small_disk, tree, write_nifti, write_site
+
+WHERE = "site here, subject sub-02, contrast T2w"
+
+
+def cut(fraction: float) -> Callable[[Path], None]:
+    def damage(path: Path) -> None:
+        content = path.read_bytes()
+        path.write_bytes(content[: int(fraction * len(content))])
+
+    return damage
+
+
+def replace(data: np.ndarray, affine: np.ndarray = AFFINE) -> Callable[[Path], None]:
+    return lambda path: write_nifti(path, data, affine) and None
+
+
+def with_voxel(value: float) -> np.ndarray:
+    data = head()
+    data[3, 4, 2] = value
+    return data
+
+
+def shifted(millimetres: float) -> np.ndarray:
+    affine = AFFINE.copy()
+    affine[1, 3] += millimetres
+    return affine
+
+
+def other_header(path: Path) -> None:
+    nibabel.save(nibabel.MGHImage(head().astype(np.float32), AFFINE), path.with_name("x.mgz"))
+    path.with_name("x.mgz").rename(path)
+
+
+def complex_values(path: Path) -> None:
+    write_nifti(path, head(), dtype=np.complex64)
+
+
+BAD_FILES = {
+    "truncated gz": (cut(0.6), "is cut short, damaged, or not a NIfTI file"),
+    "truncated gz header": (cut(0.02), "is cut short, damaged, or not a NIfTI file"),
+    "empty file": (cut(0), "is cut short, damaged, or not a NIfTI file"),
+    "text": (lambda path: path.write_text("hello"), "not a NIfTI file"),
+    "damaged gz": (lambda path: path.write_bytes(path.read_bytes()[:300] + bytes(500)), "damaged"),
+    "another format": (other_header, "not a NIfTI file"),
+    "complex": (complex_values, "complex64"),
+    "4-D": (replace(np.stack([head(), head()], axis=-1)), r"has 4 axes \(shape 24 x 28 x 6 x 2\)"),
+    "2-D": (replace(head()[:, :, 3]), r"has 2 axes \(shape 24 x 28\)"),
+    "NaN": (replace(with_voxel(np.nan)), "1 voxels are NaN and 0 are infinite, of 4032"),
+    "Inf": (replace(with_voxel(-np.inf)), "0 voxels are NaN and 1 are infinite"),
+    "constant": (replace(np.full(head().shape, 5.0)), "every voxel is 5"),
+    "singular affine": (lambda path: singular(path), "not invertible"),
+}
+
+
+def singular(path: Path) -> None:
+    image = nibabel.Nifti1Image(head().astype(np.float32), AFFINE)
+    image.header["srow_z"] = 0
+    image.header["sform_code"] = 1
+    path.write_bytes(image.to_bytes())
+    content = bytearray(path.read_bytes())
+    content[312:328] = bytes(16)  # srow_z
+    path.write_bytes(__import__("gzip").compress(bytes(content)))
+
+
+@pytest.mark.parametrize("kind", BAD_FILES)
+def test_a_bad_file_is_one_sentence_with_site_subject_contrast_and_file(
+    tmp_path: Path, kind: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    damage, words = BAD_FILES[kind]
+    path = write_nifti(tmp_path / "sub-02_T2w.nii.gz", head())
+    damage(path)
+    with pytest.raises(DataError, match=words) as caught:
+        load_volume(path, WHERE)
+    assert str(caught.value).startswith(f"{WHERE}: {path}: ")
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")  # nibabel's log lines stay inside
+
+
+def test_a_truncated_plain_nifti_and_a_missing_file(tmp_path: Path) -> None:
+    path = write_nifti(tmp_path / "x.nii", head())
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DataError, match="cut short"):
+        load_volume(path, WHERE)
+    with pytest.raises(DataError, match="there is no such file"):
+        load_volume(tmp_path / "absent.nii", WHERE)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (replace(head((24, 28, 5))), "T2w (sub-02_T2w.nii.gz): shape 24 x 28 x 5"),
+        (replace(head(), shifted(0.5)), "-13.5]"),
+        (replace(head(), AFFINE @ np.diag([1, 1, 1.01, 1])), "spacing 1 x 1 x 3.03 mm"),
+    ],
+)
+def test_contrasts_on_different_grids_are_printed_and_the_cure_is_named(
+    tmp_path: Path, damage: Callable[[Path], None], words: str
+) -> None:
+    damage(image_path(write_site(tmp_path / "here", 4), "sub-02", "T2w"))
+    with pytest.raises(DataError) as caught:
+        prepare_site(federation(tmp_path), "here", tmp_path / "out")
+    text = str(caught.value)
+    assert "site here, subject sub-02: its contrasts do not share one grid" in text
+    assert words in text
+    assert "T1w (sub-02_T1w.nii.gz): shape 24 x 28 x 6, spacing 1 x 1 x 3 mm, affine [[1.0, 0.0, 0.0, -12.0]" in text
+    assert "resample" in text
+
+
+def test_affines_that_differ_by_rounding_are_one_grid(tmp_path: Path) -> None:
+    write_nifti(image_path(write_site(tmp_path / "here", 1), "sub-01", "T2w"), head(), shifted(0.0005))
+    prepare_site(federation(tmp_path), "here", tmp_path / "out")
+
+
+def bad_site(root: Path) -> Path:
+    """Six subjects; 02 has a NaN, 03 two candidates, 05 is cut short and its other contrast constant."""
+    site = write_site(root / "here", 6)
+    replace(with_voxel(np.nan))(image_path(site, "sub-02", "T2w"))
+    write_nifti(image_path(site, "sub-03", "run-2_T1w"), head())
+    cut(0.5)(image_path(site, "sub-05", "T1w"))
+    replace(np.full(head().shape, 5.0))(image_path(site, "sub-05", "T2w"))
+    return site
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_all_bad_subjects_are_reported_at_once_and_nothing_is_left(tmp_path: Path, workers: int) -> None:
+    bad_site(tmp_path)
+    (tmp_path / "prepared").mkdir()
+    with pytest.raises(DataError) as caught:
+        prepare_site(federation(tmp_path, workers=workers), "here", tmp_path / "prepared" / "here")
+    first, *lines = str(caught.value).splitlines()
+    assert first.startswith("site here: 3 subjects cannot be used; mend what is listed, or give --skip-bad")
+    starts = ["sub-02, contrast T2w", "sub-03, contrast T1w: 2 files", "sub-05, contrast T1w", "sub-05, contrast T2w"]
+    assert len(lines) == len(starts)
+    assert all(line.startswith(f"site here, subject {start}") for line, start in zip(lines, starts, strict=True))
+    assert list((tmp_path / "prepared").iterdir()) == []
+
+
+def test_skip_bad_goes_on_and_names_the_skipped(tmp_path: Path) -> None:
+    bad_site(tmp_path)
+    report = prepare_site(federation(tmp_path), "here", tmp_path / "out", skip_bad=True)
+    assert sorted(report.skipped) == ["sub-02", "sub-03", "sub-05"]
+    assert sum(map(len, report.subjects.values())) == 3
+    manifest = SliceStore(tmp_path / "out").manifest
+    assert [subject.name for subject in manifest.subjects] == ["sub-01", "sub-04", "sub-06"]
+    assert "contrast T2w: sub-02/anat/sub-02_T2w.nii.gz: 1 voxels are NaN" in manifest.skipped["sub-02"]
+    assert str(tmp_path) not in (tmp_path / "out" / "manifest.json").read_text()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "manifest.json",
+        "sub-01.safetensors",
+        "sub-04.safetensors",
+        "sub-06.safetensors",
+    ]
+
+
+def test_nothing_but_bad_subjects_is_an_error_even_with_skip_bad(tmp_path: Path) -> None:
+    site = write_site(tmp_path / "here", 1)
+    cut(0.5)(image_path(site, "sub-01", "T1w"))
+    for skip_bad, words in ((False, "1 subject cannot be used"), (True, "no training subject is left")):
+        with pytest.raises(DataError, match=words):
+            prepare_site(federation(tmp_path), "here", tmp_path / "out", skip_bad=skip_bad)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_task_whose_contrast_no_subject_has(tmp_path: Path) -> None:
+    write_site(tmp_path / "here", 3)
+    config = federation(tmp_path, {"here": ["T1w->T2w", "T1w->FLAIR"]})
+    with pytest.raises(DataError, match=r"site here, task T1w->FLAIR: no subject has FLAIR \(found: T1w, T2w\)"):
+        prepare_site(config, "here", tmp_path / "out")
+
+
+def test_a_head_that_does_not_fit_names_the_subject(tmp_path: Path) -> None:
+    write_site(tmp_path / "here", 3)
+    with pytest.raises(DataError, match=r"subject sub-01: the head is .* image\.size = \d+"):
+        prepare_site(federation(tmp_path, image={"size": 16}), "here", tmp_path / "out")
+
+
+def test_a_full_disk_leaves_the_old_folder_as_it_was(tmp_path: Path) -> None:
+    write_site(tmp_path / "here", 3)
+    out = tmp_path / "prepared" / "here"
+    prepare_site(federation(tmp_path), "here", out)
+    before = tree(tmp_path / "prepared")
+    with small_disk(20_000), pytest.raises(OSError, match="File too large"):
+        prepare_site(federation(tmp_path, slices={"maximum": 3}), "here", out, force=True)
+    assert tree(tmp_path / "prepared") == before
+
+
+def test_ctrl_c_leaves_the_old_folder_as_it_was(tmp_path: Path) -> None:
+    write_site(tmp_path / "here", 3)
+    out = tmp_path / "prepared" / "here"
+    prepare_site(federation(tmp_path), "here", out)
+    before = tree(tmp_path / "prepared")
+
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare_site(federation(tmp_path), "here", out, force=True, progress=interrupt)
+    assert tree(tmp_path / "prepared") == before
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tests.data_builders import federation
+from pflsynth.data.prepare import prepare_site
+
+def kill(done, total):
+    if done == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+root = Path(sys.argv[1])
+prepare_site(federation(root), "here", root / "prepared" / "here", force=True, progress=kill)
+"""
+
+
+def test_a_killed_prepare_leaves_nothing_that_looks_whole_and_the_next_one_cleans_up(tmp_path: Path) -> None:
+    write_site(tmp_path / "here", 3)
+    prepared = tmp_path / "prepared"
+    project = Path(__file__).parents[2]
+    result = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path)],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": str(project)},
+        check=False,
+    )
+    assert result.returncode == -signal.SIGKILL
+    assert not (prepared / "here").exists()
+    assert len(list(prepared.iterdir())) == 1  # the leftover, without a manifest
+    assert not list(prepared.rglob("manifest.json"))
+    prepare_site(federation(tmp_path), "here", prepared / "here")
+    assert [path.name for path in prepared.iterdir()] == ["here"]
+    SliceStore(prepared / "here").verify()
+
+
+def test_a_kill_while_the_old_folder_is_replaced_loses_nothing(tmp_path: Path) -> None:
+    write_site(tmp_path / "here", 3)
+    out = tmp_path / "prepared" / "here"
+    prepare_site(federation(tmp_path), "here", out)
+    before = tree(out)
+    out.rename(out.with_name(".here.replaced"))  # the state between the two renames
+    image_path(tmp_path / "here", "sub-01", "T1w").write_text("no image")
+    with pytest.raises(DataError):
+        prepare_site(federation(tmp_path), "here", out, force=True)
+    assert tree(out) == before
+    assert [path.name for path in out.parent.iterdir()] == ["here"]

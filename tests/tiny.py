@@ -1,0 +1,106 @@
+"""A federation of two small sites, three rounds and a few seconds, for tests of everything that trains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pflsynth.config import FederationConfig
+from pflsynth.config_files import load_config
+from pflsynth.data.prepare import prepare_site
+from pflsynth.data.slices import SliceStore
+from pflsynth.federation.rounds import Federation
+from pflsynth.federation.site import Site
+from pflsynth.runs import RunDirectory, RunState
+
+from .data_builders import tree, write_site
+
+TINY = """
+name = "tiny"
+seed = 3
+rounds = 3
+contrasts = ["T1w", "T2w", "FLAIR"]
+data_root = "data"
+threads = 1
+
+[image]
+size = 32
+
+[model]
+width = 8
+residual_layers = 1
+
+[training]
+batch_size = 4
+learning_rate = 1e-3
+shift = 2
+
+[sites.north]
+tasks = ["T1w->T2w", "T1w->FLAIR"]
+
+[sites.south]
+tasks = ["T1w->T2w", "T2w->T1w"]
+"""
+
+
+class Silent:
+    """An observer that says nothing and remembers the records of rounds."""
+
+    def __init__(self) -> None:
+        self.records: list[Mapping[str, Any]] = []
+
+    def on_site(self, round_number: int, site: str, steps: int) -> None:
+        """Nothing."""
+
+    def on_step(self, done: int, steps: int) -> None:
+        """Nothing."""
+
+    def on_round(self, record: Mapping[str, Any]) -> None:
+        self.records.append(record)
+
+
+def write_tiny(folder: Path) -> Path:
+    """Write ``federation.toml`` and the data of both sites: four subjects each, one of south without T2w."""
+    write_site(folder / "data" / "north", 4, ("T1w", "T2w", "FLAIR"))
+    write_site(folder / "data" / "south", 4, ("T1w", "T2w"))
+    path = folder / "federation.toml"
+    path.write_text(TINY)
+    return path
+
+
+def prepare_tiny(folder: Path) -> Path:
+    """Write the federation and prepare it in ``folder/prepared``; returns ``federation.toml``."""
+    path = write_tiny(folder)
+    config = load_config(path).federation
+    for site in config.site_names:
+        prepare_site(config, site, folder / "prepared" / site)
+    return path
+
+
+def changed(config: FederationConfig, **sections: Any) -> FederationConfig:
+    """``config`` with some keys changed; tables merge."""
+    content = config.model_dump(mode="json", exclude_none=True)
+    for key, value in sections.items():
+        content[key] = {**content[key], **value} if isinstance(value, dict) else value
+    return FederationConfig.model_validate(content)
+
+
+def new_federation(config: FederationConfig, prepared: Path, run_folder: Path) -> Federation:
+    """A federation over prepared data in a run folder, which is created unless it exists."""
+    if not run_folder.exists():
+        RunDirectory.create(run_folder, config, prepared, {})
+    run = RunDirectory(run_folder)
+    sites = [Site(config, name, SliceStore(prepared / name), run.site_folder(name)) for name in config.site_names]
+    return Federation(config, sites, run)
+
+
+def train(config: FederationConfig, prepared: Path, run_folder: Path) -> RunState:
+    """Train all rounds without validation."""
+    return new_federation(config, prepared, run_folder).train(Silent())
+
+
+def results(run: Path) -> dict[str, bytes]:
+    """The files of a run that its seed decides: all but paths, timings and the lock."""
+    local = ("local.json", "timings.jsonl", ".lock")
+    return {name: data for name, data in tree(run).items() if name not in local}
