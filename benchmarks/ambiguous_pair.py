@@ -59,7 +59,9 @@ def main() -> None:
                 key = (site, str(task))
                 live, fixed = psnr["live"][key], psnr["constant"][key]
                 results.append({"site": site, "task": str(task), "live": live, "constant": fixed, "gain": live - fixed})
-                print(f"{site} {task}: live code {live:.2f} dB, constant code {fixed:.2f} dB, gain {live - fixed:+.2f} dB")
+                print(
+                    f"{site} {task}: live code {live:.2f} dB, constant code {fixed:.2f} dB, gain {live - fixed:+.2f} dB"
+                )
             for subject in store.subjects("test"):
                 if not all(subject.serves(task) for task in pair):
                     continue

@@ -9,6 +9,7 @@ per step is printed. The bar is 1.05.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import tempfile
@@ -39,9 +40,7 @@ def bare_steps(config, name: str, batches: list) -> list[float]:
         for task, rows in parts:
             discriminator = networks.discriminators[names[task]].requires_grad_(True)
             optimizer = optimizers[f"discriminators.{names[task]}"]
-            wrong, right = (
-                discriminator(batch.source[rows], image[rows]) for image in (fake.detach(), batch.target)
-            )
+            wrong, right = (discriminator(batch.source[rows], image[rows]) for image in (fake.detach(), batch.target))
             optimizer.zero_grad()
             loss = 0.5 * (mse_loss(wrong, torch.zeros_like(wrong)) + mse_loss(right, torch.ones_like(right)))
             loss.backward()
@@ -62,7 +61,7 @@ def site_steps(site: Site, shared: dict, round_number: int) -> list[float]:
     """Seconds between the steps of a round of Site, data feed and bookkeeping included."""
     times: list[float] = []
     site.train_round(shared, round_number, 0, lambda done, steps: times.append(time.perf_counter()))
-    return [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    return [later - earlier for earlier, later in itertools.pairwise(times)]
 
 
 def main() -> None:

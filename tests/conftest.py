@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from pflsynth import training
+
+from .tiny import Silent, Tiny, prepare_tiny
+
 settings.register_profile("pflsynth", deadline=None, derandomize=True)
 settings.load_profile("pflsynth")
 
@@ -23,3 +27,17 @@ def realdata() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """The tiny federation, prepared; tests do not change its folder."""
+    return prepare_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def trained(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of the tiny federation, finished; tests do not change it."""
+    run = tmp_path_factory.mktemp("trained") / "run"
+    training.train(tiny.config, tiny.prepared, run, Silent())
+    return run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,30 @@ class Silent:
         self.records.append(record)
 
 
+@dataclass(frozen=True)
+class Tiny:
+    """Where the tiny federation is: ``federation.toml``, ``data`` and ``prepared`` in one folder."""
+
+    folder: Path
+
+    @property
+    def path(self) -> Path:
+        return self.folder / "federation.toml"
+
+    @property
+    def prepared(self) -> Path:
+        return self.folder / "prepared"
+
+    @property
+    def config(self) -> FederationConfig:
+        return load_config(self.path).federation
+
+    def store(self, site: str) -> SliceStore:
+        return SliceStore(self.prepared / site)
+
+
 def write_tiny(folder: Path) -> Path:
-    """Write ``federation.toml`` and the data of both sites: four subjects each, one of south without T2w."""
+    """Write ``federation.toml`` and the data of both sites, four subjects each."""
     write_site(folder / "data" / "north", 4, ("T1w", "T2w", "FLAIR"))
     write_site(folder / "data" / "south", 4, ("T1w", "T2w"))
     path = folder / "federation.toml"
@@ -69,13 +92,13 @@ def write_tiny(folder: Path) -> Path:
     return path
 
 
-def prepare_tiny(folder: Path) -> Path:
-    """Write the federation and prepare it in ``folder/prepared``; returns ``federation.toml``."""
-    path = write_tiny(folder)
-    config = load_config(path).federation
-    for site in config.site_names:
-        prepare_site(config, site, folder / "prepared" / site)
-    return path
+def prepare_tiny(folder: Path) -> Tiny:
+    """Write the federation and prepare it in ``folder/prepared``."""
+    write_tiny(folder)
+    tiny = Tiny(folder)
+    for site in tiny.config.site_names:
+        prepare_site(tiny.config, site, tiny.prepared / site)
+    return tiny
 
 
 def changed(config: FederationConfig, **sections: Any) -> FederationConfig:

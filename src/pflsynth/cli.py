@@ -60,10 +60,10 @@ def check(config: ConfigPath, data_root: DataRoot = None, overrides: Overrides =
     terminal = Terminal(as_json)
     terminal.finding(True, f"{config}: agreement {loaded.federation.agreement_sha256()[:12]}")
     findings = {site: check_site(loaded.federation, site) for site in loaded.sites}
-    for site, found in findings.items():
-        for finding in found:
-            terminal.finding(finding.ok, finding.text)
-    wrong = sum(not finding.ok for found in findings.values() for finding in found)
+    everything = [finding for found in findings.values() for finding in found]
+    for finding in everything:
+        terminal.finding(finding.ok, finding.text)
+    wrong = sum(not finding.ok for finding in everything)
     terminal.document(
         {
             "agreement_sha256": loaded.federation.agreement_sha256(),
@@ -231,8 +231,6 @@ def synthesize(
     Example:
       pflsynth synthesize sub-01_T1w.nii.gz --task "T1w->T2w" --site ixi --run runs/first --out sub-01_T2w.nii.gz
     """
-    import torch
-
     from pflsynth.console import Terminal
     from pflsynth.federation.personalised import open_personalised
     from pflsynth.synthesis.synthesize import synthesize_file, synthesize_folder
@@ -241,7 +239,6 @@ def synthesize(
     if not source.exists():
         raise UsageError(f"{source}: there is no such file or folder")
     model = open_personalised(run, site, device)
-    torch.set_num_threads(model.config.threads)
     wanted = model.own_task(task)
     errors: Sequence[PflsynthError] = ()
     with terminal.progress() as bar:
@@ -262,7 +259,10 @@ def synthesize(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", help="folder to write")] = Path("demo"),
+    subjects: Annotated[int, typer.Option("--subjects", min=4, help="subjects of each hospital")] = 8,
     force: Force = False,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make a phantom of four hospitals and do with it all that one would do with own data.
 
@@ -272,7 +272,7 @@ def demo(
     """
     from pflsynth.demo import run_demo
 
-    run_demo(out, force=force)
+    run_demo(out, subjects=subjects, overrides=overrides or (), force=force, as_json=as_json)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -20,6 +20,7 @@ LOCAL_KEYS = ("data_root", "device", "workers", "threads")
 
 _TASK = re.compile(r"^\s*([A-Za-z0-9]+)\s*(?:->|→|:)\s*([A-Za-z0-9]+)\s*$")
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
+_DEVICE = r"^(cpu|cuda(:[0-9]+)?)$"
 
 
 class Task(BaseModel, frozen=True):
@@ -58,16 +59,19 @@ Spacing = Annotated[
 
 
 class Strict(BaseModel):
-    """Base of all configuration sections: frozen, and no unknown keys."""
+    """Base of all configuration sections: frozen, no unknown keys, and no types but the wanted ones.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    TOML has neither tuples nor paths: such fields say ``strict=False``, so that they take arrays and strings.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class ImageConfig(Strict):
     """The grid of the slices that the networks see."""
 
     spacing_mm: Spacing = Field(None, description="in-plane spacing in mm; empty keeps each volume's own")
-    size: int = Field(256, ge=16, le=1024, multiple_of=4, description="rows and columns of a slice")
+    size: int = Field(256, ge=24, le=1024, multiple_of=4, description="rows and columns of a slice")
 
 
 class SlicesConfig(Strict):
@@ -94,8 +98,8 @@ class SplitConfig(Strict):
 class SiteConfig(Strict):
     """One hospital of the federation."""
 
-    tasks: tuple[TaskText, ...] = Field(min_length=1)
-    data: Path | None = Field(None, description="BIDS-like folder (local); default: data_root/<site>")
+    tasks: tuple[TaskText, ...] = Field(min_length=1, strict=False)
+    data: Path | None = Field(None, strict=False, description="BIDS-like folder (local); default: data_root/<site>")
 
 
 class ModelConfig(Strict):
@@ -108,7 +112,7 @@ class ModelConfig(Strict):
     )
     dropout: float = Field(0.5, ge=0, lt=1, description="within residual layers")
     code: tuple[Literal["site", "task"], ...] = Field(
-        ("site", "task"), description="live parts of the code; the others are held at zero"
+        ("site", "task"), strict=False, description="live parts of the code; the others are held at zero"
     )
 
     @property
@@ -137,7 +141,9 @@ class TrainingConfig(Strict):
     batch_size: int = Field(1, ge=1)
     local_epochs: int = Field(1, ge=1)
     learning_rate: float = Field(2e-4, gt=0)
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.5, 0.999)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
+        (0.5, 0.999), strict=False
+    )
     l1_weight: float = Field(100.0, ge=0)
     adversarial_weight: float = Field(1.0, ge=0)
     flip: float = Field(0.5, ge=0, le=1, description="probability of a left-right flip")
@@ -161,7 +167,7 @@ class FederationConfig(Strict):
     rounds: int = Field(150, ge=1)
     method: Literal["pflsynth"] = "pflsynth"
     quorum: int | None = Field(None, ge=1, description="least accepted updates a round; default: more than half")
-    contrasts: tuple[str, ...] = Field(min_length=2)
+    contrasts: tuple[str, ...] = Field(min_length=2, strict=False)
     image: ImageConfig = ImageConfig()
     slices: SlicesConfig = SlicesConfig()
     split: SplitConfig = SplitConfig()
@@ -169,8 +175,8 @@ class FederationConfig(Strict):
     training: TrainingConfig = TrainingConfig()
     sites: dict[Annotated[str, Field(pattern=_NAME)], SiteConfig] = Field(min_length=1)
 
-    data_root: Path = Field(Path(), description="folder of the sites' data (local)")
-    device: str = Field("cpu", description="torch device (local)")
+    data_root: Path = Field(Path(), strict=False, description="folder of the sites' data (local)")
+    device: str = Field("cpu", pattern=_DEVICE, description="torch device: cpu, cuda or cuda:1 (local)")
     workers: int = Field(1, ge=1, description="processes of prepare (local)")
     threads: int = Field(2, ge=1, description="CPU threads of torch (local)")
 
@@ -193,6 +199,8 @@ class FederationConfig(Strict):
                         )
         if self.quorum is not None and self.quorum > len(self.sites):
             raise ValueError(f"quorum {self.quorum} is more than the {len(self.sites)} sites")
+        if self.training.shift >= self.image.size:
+            raise ValueError(f"training.shift {self.training.shift} is not below image.size {self.image.size}")
         return self
 
     @property
@@ -236,9 +244,9 @@ class SiteFile(Strict):
     """A hospital's own ``site.toml``: which site it is, and where things are on its machine."""
 
     site: str
-    federation: Path = Field(description="the agreement, relative to this file")
-    data: Path
-    device: str | None = None
+    federation: Path = Field(strict=False, description="the agreement, relative to this file")
+    data: Path = Field(strict=False, description="BIDS-like folder, relative to this file")
+    device: str | None = Field(None, pattern=_DEVICE)
     workers: int | None = Field(None, ge=1)
     threads: int | None = Field(None, ge=1)
 

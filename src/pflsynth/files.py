@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,11 @@ def write_atomic(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a full disk is told of without saying where
         raise
     sync_folder(path.parent)
 
@@ -55,6 +58,45 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """Make a folder that appears whole, in the place of the one that was there, or not at all.
+
+    Yields:
+        A new, empty folder beside ``folder`` to fill. It takes the place of ``folder`` at the end, and is removed if
+        anything fails. A killed run leaves it behind under its hidden name: see :func:`clean_leftovers`.
+
+    Raises:
+        OSError: disk full, no permission.
+    """
+    temporary, old = _hidden(folder, f"new-{os.getpid()}"), _hidden(folder, "replaced")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        sync_folder(temporary)
+        if folder.exists():
+            folder.rename(old)
+        temporary.rename(folder)
+        sync_folder(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def clean_leftovers(folder: Path) -> None:
+    """Remove what killed runs of :func:`replaced_folder` left, and put the old folder back if it was being replaced."""
+    old = _hidden(folder, "replaced")
+    if old.is_dir() and not folder.exists():
+        old.rename(folder)
+    for leftover in (*folder.parent.glob(_hidden(folder, "new-*").name), old):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _hidden(folder: Path, purpose: str) -> Path:
+    return folder.with_name(f".{folder.name}.{purpose}")
 
 
 def sha256_of_file(path: Path) -> str:

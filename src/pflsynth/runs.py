@@ -14,13 +14,15 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import tomli_w
+from pydantic import TypeAdapter, ValidationError
 
 from pflsynth.config import FederationConfig
 from pflsynth.config_files import load_config
@@ -41,15 +43,7 @@ class RunState:
     selected_bases: Mapping[str, int] = field(default_factory=dict)
 
     def result(self, config: FederationConfig) -> tuple[int, Mapping[str, int]]:
-        """The round that is the run's result, and the round of each site's private state in it.
-
-        Raises:
-            ModelError: if training is not finished.
-        """
-        if self.round < config.rounds:
-            raise ModelError(
-                f"the run is not finished (round {self.round} of {config.rounds}); go on with: pflsynth train --resume"
-            )
+        """The round that is a finished run's result, and the round of each site's private state in it."""
         if config.training.select == "validation" and self.selected:
             return self.selected, self.selected_bases
         return self.round, self.bases
@@ -81,14 +75,18 @@ class RunDirectory:
                 f"{folder}: exists already; go on with --resume, choose another --run, or start over with --force"
             )
         run = cls(folder)
-        for part in (run.shared_folder, *(run.site_folder(site) for site in config.site_names)):
-            part.mkdir(parents=True, exist_ok=True)
-        content = _without_none(config.model_dump(mode="json"))
-        write_atomic(folder / "federation.toml", tomli_w.dumps(content).encode())
-        write_atomic(folder / "agreement.sha256", f"{config.agreement_sha256()}\n".encode())
-        local = {"prepared": str(prepared.absolute()), "manifests": dict(manifests)}
-        write_atomic(folder / "local.json", _json_bytes(local))
-        run.save_state(RunState(bases=dict.fromkeys(config.site_names, 0)))
+        try:
+            for part in (run.shared_folder, *(run.site_folder(site) for site in config.site_names)):
+                part.mkdir(parents=True, exist_ok=True)
+            content = _without_none(config.model_dump(mode="json"))
+            write_atomic(folder / "federation.toml", tomli_w.dumps(content).encode())
+            write_atomic(folder / "agreement.sha256", f"{config.agreement_sha256()}\n".encode())
+            local = {"prepared": str(prepared.absolute()), "manifests": dict(manifests)}
+            write_atomic(folder / "local.json", _json_bytes(local))
+            run.save_state(RunState(bases=dict.fromkeys(config.site_names, 0)))
+        except BaseException:  # half a run could neither be resumed nor made again
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         return run
 
     @classmethod
@@ -96,12 +94,15 @@ class RunDirectory:
         """Open a run that :meth:`create` made.
 
         Raises:
-            ModelError: if it is no run, or its agreement was changed.
+            ModelError: if it is no run, or its agreement was changed or is gone.
         """
         if not (folder / "state.json").is_file():
             raise ModelError(f"{folder}: is not a run folder (it has no state.json); make one with: pflsynth train")
+        for name in ("federation.toml", "agreement.sha256"):
+            if not (folder / name).is_file():
+                raise ModelError(f"{folder / name}: is missing; restore it or start a new run")
         config = load_config(folder / "federation.toml").federation
-        recorded = (folder / "agreement.sha256").read_text().strip()
+        recorded = (folder / "agreement.sha256").read_text(encoding="utf-8").strip()
         if config.agreement_sha256() != recorded:
             raise ModelError(
                 f"{folder / 'federation.toml'}: was changed after training began (hash "
@@ -128,15 +129,42 @@ class RunDirectory:
 
     def local(self) -> dict[str, Any]:
         """Where the prepared data is on this machine, and the hashes of its manifests."""
-        content: dict[str, Any] = self._read_json("local.json")
+        content = self._read_json("local.json")
+        if not content.keys() >= {"prepared", "manifests"}:
+            raise ModelError(f"{self.folder / 'local.json'}: is damaged; start a new run")
         return content
 
     def state(self) -> RunState:
         """The last whole round; raises ModelError if ``state.json`` is damaged or of a newer format."""
-        content = self._read_json("state.json")
-        if content.pop("format", None) != STATE_FORMAT:
-            raise ModelError(f"{self.folder / 'state.json'}: is of another format; update pflsynth")
-        return RunState(**content)
+        path, content = self.folder / "state.json", self._read_json("state.json")
+        found = content.pop("format", None)
+        if found != STATE_FORMAT:
+            raise ModelError(
+                f"{path}: has format {found}, this pflsynth reads {STATE_FORMAT}: "
+                "it was written by a newer pflsynth; update pflsynth"
+            )
+        if content.keys() != {entry.name for entry in fields(RunState)}:
+            raise ModelError(f"{path}: is damaged (it has the keys {', '.join(content)}); start a new run")
+        try:
+            return TypeAdapter(RunState).validate_python(content, strict=True)
+        except ValidationError as failure:
+            first = failure.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            raise ModelError(f"{path}: is damaged at {key} ({first['msg']}); start a new run") from None
+
+    def result(self, config: FederationConfig) -> tuple[int, Mapping[str, int]]:
+        """The round that is the run's result, and the round of each site's private state in it.
+
+        Raises:
+            ModelError: if training is not finished.
+        """
+        state = self.state()
+        if state.round < config.rounds:
+            raise ModelError(
+                f"{self.folder}: is not finished (round {state.round} of {config.rounds}); "
+                f"go on with: pflsynth train --resume --run {self.folder}"
+            )
+        return state.result(config)
 
     def save_state(self, state: RunState) -> None:
         """Make a round whole: from now on the run resumes after it."""
@@ -144,16 +172,24 @@ class RunDirectory:
 
     def append(self, name: str, record: Mapping[str, Any]) -> None:
         """Append one line to ``metrics.jsonl`` or ``timings.jsonl`` and flush it to disk."""
-        with (self.folder / name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, sort_keys=True, allow_nan=True) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        path = self.folder / name
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record, sort_keys=True, allow_nan=True) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            error.filename = str(path)  # a full disk is told of without saying where
+            raise
 
     def records(self, name: str) -> list[dict[str, Any]]:
         """All lines of ``metrics.jsonl`` or ``timings.jsonl``; a last line cut short by a kill is left out."""
         path = self.folder / name
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        try:
+            return [json.loads(line) for line in lines if line.endswith(b"\n")]
+        except ValueError as failure:
+            raise ModelError(f"{path}: is damaged ({failure}); restore it or start a new run") from None
 
     def drop_records_after(self, name: str, round_number: int) -> None:
         """Keep only the lines of rounds up to ``round_number``: later ones are of a round that was not finished."""
@@ -175,12 +211,15 @@ class RunDirectory:
                 raise UsageError(f"{self.folder}: another process is training in this run; wait for it") from None
             yield
 
-    def _read_json(self, name: str) -> Any:
+    def _read_json(self, name: str) -> dict[str, Any]:
         path = self.folder / name
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8"))
         except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ModelError(f"{path}: is missing or damaged ({error}); start a new run") from None
+        if not isinstance(content, dict):
+            raise ModelError(f"{path}: is damaged (it holds no table); start a new run")
+        return content
 
 
 def _json_bytes(content: object) -> bytes:

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pflsynth.config import FederationConfig
 from pflsynth.data.slices import SliceStore
 from pflsynth.errors import DataError, ModelError, UsageError
@@ -42,7 +40,8 @@ def train(
     if force and run_folder.exists():
         if not (run_folder / "state.json").is_file():
             raise UsageError(f"{run_folder}: is not a run folder, so --force does not delete it; choose another --run")
-        shutil.rmtree(run_folder)
+        with RunDirectory(run_folder).lock():
+            shutil.rmtree(run_folder)
     run = RunDirectory.create(run_folder, config, prepared, _manifest_hashes(prepared, config))
     return _train(config, stores, run, observer)
 
@@ -74,7 +73,6 @@ def resume(run_folder: Path, observer: RoundObserver, prepared: Path | None = No
 def _train(
     config: FederationConfig, stores: Mapping[str, SliceStore], run: RunDirectory, observer: RoundObserver
 ) -> RunState:
-    torch.set_num_threads(config.threads)
     sites = [Site(config, name, stores[name], run.site_folder(name)) for name in config.site_names]
 
     def validate(site: Site, generator: PersonalizedGenerator) -> float | None:

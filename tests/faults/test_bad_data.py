@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import signal
 import subprocess
@@ -55,6 +56,13 @@ def complex_values(path: Path) -> None:
     write_nifti(path, head(), dtype=np.complex64)
 
 
+def singular_affine(path: Path) -> None:
+    image = nibabel.Nifti1Image(head().astype(np.float32), AFFINE)
+    content = bytearray(image.to_bytes())
+    content[312:328] = bytes(16)  # srow_z
+    path.write_bytes(gzip.compress(bytes(content)))
+
+
 BAD_FILES = {
     "truncated gz": (cut(0.6), "is cut short, damaged, or not a NIfTI file"),
     "truncated gz header": (cut(0.02), "is cut short, damaged, or not a NIfTI file"),
@@ -68,18 +76,8 @@ BAD_FILES = {
     "NaN": (replace(with_voxel(np.nan)), "1 voxels are NaN and 0 are infinite, of 4032"),
     "Inf": (replace(with_voxel(-np.inf)), "0 voxels are NaN and 1 are infinite"),
     "constant": (replace(np.full(head().shape, 5.0)), "every voxel is 5"),
-    "singular affine": (lambda path: singular(path), "not invertible"),
+    "singular affine": (singular_affine, "not invertible"),
 }
-
-
-def singular(path: Path) -> None:
-    image = nibabel.Nifti1Image(head().astype(np.float32), AFFINE)
-    image.header["srow_z"] = 0
-    image.header["sform_code"] = 1
-    path.write_bytes(image.to_bytes())
-    content = bytearray(path.read_bytes())
-    content[312:328] = bytes(16)  # srow_z
-    path.write_bytes(__import__("gzip").compress(bytes(content)))
 
 
 @pytest.mark.parametrize("kind", BAD_FILES)
@@ -191,7 +189,7 @@ def test_a_task_whose_contrast_no_subject_has(tmp_path: Path) -> None:
 def test_a_head_that_does_not_fit_names_the_subject(tmp_path: Path) -> None:
     write_site(tmp_path / "here", 3)
     with pytest.raises(DataError, match=r"subject sub-01: the head is .* image\.size = \d+"):
-        prepare_site(federation(tmp_path, image={"size": 16}), "here", tmp_path / "out")
+        prepare_site(federation(tmp_path, image={"size": 24, "spacing_mm": 0.5}), "here", tmp_path / "out")
 
 
 def test_a_full_disk_leaves_the_old_folder_as_it_was(tmp_path: Path) -> None:

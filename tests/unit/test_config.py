@@ -46,9 +46,8 @@ def load(path: Path, *overrides: str) -> FederationConfig:
 
 def test_the_hash_is_sha256_of_canonical_json() -> None:
     # printf '{"a":[1,2.5],"b":"é"}' | sha256sum
-    wanted = "5f0aa3ee8b7b4d5cc0cd2b8b2f1c0f9d"
-    assert sha256_of_json({"b": "é", "a": [1, 2.5]}) == sha256_of_json({"a": [1, 2.5], "b": "é"})
-    assert sha256_of_json({"b": "é", "a": [1, 2.5]}).startswith(wanted)
+    wanted = "2071e5952e3110d79f01f374bf90abe7fc01cf116fd0a40af0ab60d3f9a99f8d"
+    assert sha256_of_json({"b": "é", "a": [1, 2.5]}) == wanted
 
 
 def test_the_hash_ignores_local_keys() -> None:
@@ -158,7 +157,9 @@ def test_sites_are_sorted_and_tasks_named_once() -> None:
     assert [str(task) for task in several.tasks] == ["T1w->FLAIR", "T1w->T2w", "T2w->T1w"]
 
 
-@pytest.mark.parametrize(("sites", "quorum", "wanted"), [(1, None, 1), (2, None, 2), (3, None, 2), (4, None, 3), (4, 1, 1)])
+@pytest.mark.parametrize(
+    ("sites", "quorum", "wanted"), [(1, None, 1), (2, None, 2), (3, None, 2), (4, None, 3), (4, 1, 1)]
+)
 def test_quorum_is_more_than_half_by_default(sites: int, quorum: int | None, wanted: int) -> None:
     many = {f"s{number}": BASE["sites"]["a"] for number in range(sites)}
     assert config(sites=many, quorum=quorum).required_updates == wanted
@@ -183,7 +184,7 @@ def test_the_default_split_point_is_in_proportion(layers: int, first: int) -> No
         ({"training": {"select": "validation"}}, 'select = "validation" needs validate_every to be 1 or more'),
         ({"training": {"betas": [0.5]}}, "betas.1"),
         ({"training": {"learning_rate": float("nan")}}, "finite"),
-        ({"training": {"shift": 16}, "image": {"size": 32}}, "training.shift 16 "),
+        ({"training": {"shift": 32}, "image": {"size": 32}}, "training.shift 32 is not below image.size 32"),
         ({"training": {"flip": True}}, "training.flip = True"),
         ({"rounds": "10"}, "rounds = '10'"),
         ({"image": {"size": 20}}, "greater than or equal to 24"),
@@ -195,7 +196,10 @@ def test_the_default_split_point_is_in_proportion(layers: int, first: int) -> No
         ({"sites": {}}, "at least 1"),
         ({"sites": {"a": {"tasks": []}}}, "at least 1"),
         ({"sites": {"a": {"tasks": ["T1w->T2w", "T1w:T2w"]}}}, "site a names a task twice: T1w->T2w, T1w->T2w"),
-        ({"sites": {"a": {"tasks": ["T1w->PDw"]}}}, 'site a, task T1w->PDw: contrast "PDw" is not among contrasts (T1w,'),
+        (
+            {"sites": {"a": {"tasks": ["T1w->PDw"]}}},
+            'site a, task T1w->PDw: contrast "PDw" is not among contrasts (T1w,',
+        ),
         ({"sites": {"a": {"tasks": ["T1w->T1w"]}}}, 'task "T1w->T1w" has the same source and target'),
         ({"sites": {"a": {"tasks": ["T1w"]}}}, '"T1w" is not a task'),
         ({"sites": {"a/b": {"tasks": ["T1w->T2w"]}}}, "sites.a/b"),
@@ -294,7 +298,8 @@ def test_extending_in_a_circle_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "sentence"), [("extends = 3", "extends = 3: the path"), ('extends = "no.toml"', "no.toml: there is no such")]
+    ("text", "sentence"),
+    [("extends = 3", "extends = 3: the path"), ('extends = "no.toml"', "no.toml: there is no such")],
 )
 def test_wrong_extends(text: str, sentence: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=re.escape(sentence)):

@@ -108,11 +108,11 @@ def test_few_subjects_are_split_as_the_manifest_says(tmp_path: Path, subjects: i
 
 def test_resampling_to_another_spacing(tmp_path: Path) -> None:
     write_site(tmp_path / "here", 1)
-    config = federation(tmp_path, image={"size": 16, "spacing_mm": 2.0})
+    config = federation(tmp_path, image={"size": 24, "spacing_mm": 2.0})
     prepare_site(config, "here", tmp_path / "out")
     store = SliceStore(tmp_path / "out")
     slices = store.slices("sub-01", "T1w")
-    assert slices.shape[1:] == (16, 16)
+    assert slices.shape[1:] == (24, 24)
     area_mm2 = store.mask("sub-01").sum(axis=(1, 2)).max() * 4
     assert area_mm2 == pytest.approx(np.pi * 0.64 * 11.5 * 13.5, rel=0.15)
 

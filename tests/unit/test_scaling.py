@@ -56,6 +56,14 @@ def test_dark_fluid_inside_and_a_dark_skull_gap_are_in_the_mask() -> None:
     assert overlap(head_mask(data.astype(np.float32)), ball(0.9)) > 0.95
 
 
+def test_a_gap_that_opens_only_at_the_border_of_the_image_is_filled() -> None:
+    data = 100.0 * ball(0.9)
+    data[ball(0.75)] = 2  # the gap between scalp and brain
+    data[ball(0.5)] = 80
+    cropped = data[:, :54]  # the field of view cuts scalp and gap
+    assert overlap(head_mask(cropped.astype(np.float32)), ball(0.9)[:, :54]) > 0.95
+
+
 def test_what_is_apart_from_the_head_is_out() -> None:
     data = 100.0 * ball(0.6)
     data[2:5, 2:5, :] = 200  # a marker beside the head

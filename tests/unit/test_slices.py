@@ -15,7 +15,7 @@ from pflsynth.files import read_json, write_json
 from tests.data_builders import federation, write_site
 
 
-@pytest.fixture()
+@pytest.fixture
 def prepared(tmp_path: Path) -> Path:
     write_site(tmp_path / "here", 5)
     prepare_site(federation(tmp_path), "here", tmp_path / "out")

@@ -72,7 +72,7 @@ def test_two_candidates_of_a_contrast_are_both_listed_for_all_subjects(tmp_path:
 
 
 def test_no_folder_and_no_subjects_say_what_was_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="site here: there is no folder .*absent; set sites.here.data"):
+    with pytest.raises(DataError, match=r"site here: there is no folder .*absent; set sites\.here\.data"):
         find_subjects(tmp_path / "absent", CONTRASTS, "here")
     touch(tmp_path / "01_T1w.nii.gz")
     with pytest.raises(DataError, match="has no subjects; looked for folders sub-<name>"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -131,8 +130,3 @@ def choose_slices(mask: BoolArray, min_area: float, maximum: int) -> tuple[int, 
     if maximum and len(shown) > maximum:
         shown = shown[np.linspace(0, len(shown) - 1, maximum).round().astype(int)]
     return tuple(int(index) for index in shown)
-
-
-def relative_source(path: Path, folder: Path) -> str:
-    """A source file's path within the site's data folder, with forward slashes."""
-    return path.relative_to(folder).as_posix()

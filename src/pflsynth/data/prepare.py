@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 import signal
 import statistics
 import threading
@@ -20,7 +18,7 @@ import numpy.typing as npt
 
 import pflsynth
 from pflsynth.config import FederationConfig, Task
-from pflsynth.data.examine import examine_subject, relative_source, serves, used_contrasts
+from pflsynth.data.examine import examine_subject
 from pflsynth.data.manifest import (
     MANIFEST_NAME,
     SPLITS,
@@ -30,16 +28,11 @@ from pflsynth.data.manifest import (
     SplitName,
     TypicalScale,
 )
-from pflsynth.data.split import (
-    SPLITS_NAME,
-    ExplicitSplits,
-    few_subjects_note,
-    read_splits,
-    split_subjects,
-)
-from pflsynth.data.subjects import Subject, read_subject, subject_folders
+from pflsynth.data.scan import SiteScan, scan_site
+from pflsynth.data.split import SPLITS_NAME, few_subjects_note, split_subjects
+from pflsynth.data.subjects import Subject
 from pflsynth.errors import DataError, PflsynthError, UsageError
-from pflsynth.files import save_tensors, sha256_of_file, sync_folder, write_json
+from pflsynth.files import clean_leftovers, replaced_folder, save_tensors, sha256_of_file, write_json
 
 BACKGROUND = -1.0
 """Value of background in slices: the bottom of [-1, 1]."""
@@ -71,23 +64,6 @@ class PrepareReport:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class SiteScan:
-    """What a look at a site's file names tells, before any image is read.
-
-    Attributes:
-        subjects: those that can serve at least one of the site's tasks.
-        bad: subjects that cannot be used, and why.
-        notes: subjects left out because they serve no task.
-        explicit: content of ``splits.json``, or None.
-    """
-
-    subjects: tuple[Subject, ...]
-    bad: dict[str, str]
-    notes: tuple[str, ...]
-    explicit: ExplicitSplits | None
-
-
 def prepare_site(
     config: FederationConfig,
     site: str,
@@ -114,7 +90,7 @@ def prepare_site(
             training subject.
         OSError: disk full, no permission.
     """
-    _clean_leftovers(out)
+    clean_leftovers(out)
     if out.exists() and not force:
         raise UsageError(f"{out}: exists already; give --force to replace it, or another output folder")
     if out.exists() and not (out / MANIFEST_NAME).is_file():
@@ -125,7 +101,7 @@ def prepare_site(
         raise _bad_subjects(site, scan.bad)
     if scan.explicit is not None:
         split_subjects([subject.name for subject in scan.subjects], config.split, site, scan.explicit)
-    with _temporary_sibling(out) as temporary:
+    with replaced_folder(out) as temporary:
         bad = dict(scan.bad)
         prepared: list[PreparedSubject] = []
         for done, (name, result) in enumerate(_prepare_all(config, site, scan.subjects, temporary), start=1):
@@ -145,37 +121,7 @@ def prepare_site(
         check_tasks(site, tasks, subjects)
         manifest = _manifest(config, site, subjects, scan, bad)
         write_json(temporary / MANIFEST_NAME, manifest.model_dump(mode="json"))
-        _replace(out, temporary)
     return _report(manifest, out)
-
-
-def scan_site(config: FederationConfig, site: str) -> SiteScan:
-    """Look at a site's file names.
-
-    Raises:
-        DataError: no folder, no subjects, a wrong ``splits.json``, or a task that no subject can serve.
-    """
-    folder, tasks = config.data_folder(site), config.sites[site].tasks
-    contrasts = used_contrasts(config, site)
-    folders = subject_folders(folder, site)
-    explicit = read_splits(folder, [entry.name for entry in folders], site)
-    subjects: list[Subject] = []
-    bad: dict[str, str] = {}
-    notes: list[str] = []
-    for entry in folders:
-        try:
-            subject = read_subject(entry, contrasts, site)
-        except DataError as error:
-            bad[entry.name] = str(error)
-            continue
-        if serves(subject.volumes, tasks):
-            subjects.append(subject)
-        else:
-            have = ", ".join(subject.volumes) or "none of the contrasts"
-            notes.append(f"subject {subject.name} is left out: it has {have}, which serves no task of the site")
-    if not bad:
-        _check_contrasts(site, tasks, subjects)
-    return SiteScan(tuple(subjects), bad, tuple(notes), explicit)
 
 
 def prepare_subject(config: FederationConfig, site: str, subject: Subject, folder: Path) -> PreparedSubject:
@@ -214,7 +160,7 @@ def prepare_subject(config: FederationConfig, site: str, subject: Subject, folde
         spacing_mm=first.spacing_mm,
         contrasts={
             contrast: PreparedVolume(
-                source=relative_source(volume.path, config.data_folder(site)),
+                source=volume.path.relative_to(config.data_folder(site)).as_posix(),
                 source_sha256=sha256_of_file(volume.path),
                 low=examined.scales[contrast].low,
                 high=examined.scales[contrast].high,
@@ -243,18 +189,6 @@ def check_tasks(site: str, tasks: Sequence[Task], subjects: Sequence[PreparedSub
                 f"site {site}, task {task}: no training subject has both contrasts "
                 f"(elsewhere: {', '.join(others) or 'none'}); add subjects, remove the task, or move one to "
                 f"train in {SPLITS_NAME}"
-            )
-
-
-def _check_contrasts(site: str, tasks: Sequence[Task], subjects: Sequence[Subject]) -> None:
-    for task in tasks:
-        if not any(serves(subject.volumes, (task,)) for subject in subjects):
-            present = sorted({contrast for subject in subjects for contrast in subject.volumes})
-            absent = [contrast for contrast in (task.source, task.target) if contrast not in present]
-            what = f"no subject has {' or '.join(absent)}" if absent else "no subject has both contrasts"
-            raise DataError(
-                f"site {site}, task {task}: {what} (found: {', '.join(present) or 'none that a task uses'}); add the "
-                "images, or remove the task from the site"
             )
 
 
@@ -371,37 +305,3 @@ def _report(manifest: Manifest, folder: Path) -> PrepareReport:
         skipped=dict(manifest.skipped),
         notes=manifest.notes,
     )
-
-
-def _leftover(out: Path, purpose: str) -> Path:
-    return out.with_name(f".{out.name}.{purpose}")
-
-
-def _clean_leftovers(out: Path) -> None:
-    """Remove what killed runs left beside ``out``; put the old folder back if one was killed while replacing it."""
-    replaced = _leftover(out, "replaced")
-    if replaced.is_dir() and not out.exists():
-        replaced.rename(out)
-    for leftover in (*out.parent.glob(f".{out.name}.preparing-*"), replaced):
-        shutil.rmtree(leftover, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _temporary_sibling(out: Path) -> Iterator[Path]:
-    """A new folder beside ``out``, removed at the end whatever happens, if it is still there."""
-    temporary = _leftover(out, f"preparing-{os.getpid()}")
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _replace(out: Path, new: Path) -> None:
-    """Put ``new`` in the place of ``out``; at any moment one of the two is whole on the disk."""
-    replaced = _leftover(out, "replaced")
-    if out.exists():
-        out.rename(replaced)
-    new.rename(out)
-    sync_folder(out.parent)
-    shutil.rmtree(replaced, ignore_errors=True)

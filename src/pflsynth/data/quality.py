@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pflsynth.config import FederationConfig
 from pflsynth.data.examine import ExaminedSubject, examine_subject, serves
 from pflsynth.data.manifest import SPLITS
-from pflsynth.data.prepare import scan_site
+from pflsynth.data.scan import scan_site
 from pflsynth.data.split import few_subjects_note, split_subjects
 from pflsynth.errors import DataError
 

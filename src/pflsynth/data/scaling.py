@@ -122,12 +122,22 @@ def _largest_piece(mask: BoolArray) -> BoolArray:
 
 
 def _closed_and_filled(plane: BoolArray, disk: BoolArray) -> BoolArray:
-    """Closing and hole filling of one slice (X, Y); padded, so that the border does not erode."""
-    border = disk.shape[0]
-    padded = np.pad(plane, border)
-    closed = ndimage.binary_fill_holes(ndimage.binary_closing(padded, disk))
-    inner: BoolArray = closed[border:-border, border:-border]
-    return inner
+    """Closing and hole filling of one slice (X, Y); where the border cuts the head, the border closes it."""
+    width = disk.shape[0]
+    closed = ndimage.binary_closing(np.pad(plane, width), disk)[width:-width, width:-width]
+    framed = np.pad(closed, 1)
+    sides = (
+        (closed[0], framed[0]),
+        (closed[-1], framed[-1]),
+        (closed[:, 0], framed[:, 0]),
+        (closed[:, -1], framed[:, -1]),
+    )
+    for side, frame in sides:
+        reached = np.flatnonzero(side)
+        if reached.size:
+            frame[1 + reached[0] : 2 + reached[-1]] = True
+    filled: BoolArray = ndimage.binary_fill_holes(framed)[1:-1, 1:-1]
+    return filled
 
 
 def _disk(radius: int) -> BoolArray:

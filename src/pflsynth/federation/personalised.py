@@ -12,6 +12,7 @@ import torch
 from pflsynth import __version__
 from pflsynth.config import FederationConfig, Task
 from pflsynth.data.scaling import Scale
+from pflsynth.devices import use_device
 from pflsynth.errors import UsageError
 from pflsynth.federation.checkpoint import Provenance, load_part
 from pflsynth.federation.methods import build_generator, task_code
@@ -97,18 +98,19 @@ def open_personalised(run_folder: Path, site: str, device: str | None = None) ->
         device: torch device; default: the run's.
 
     Raises:
-        UsageError: if the agreement has no such site.
+        UsageError: if the agreement has no such site, or the device cannot be used.
         ModelError: if the run is not finished, or the model is missing, damaged or of another agreement.
     """
     run, config = RunDirectory.open(run_folder)
     if site not in config.sites:
         raise UsageError(f"--site {site}: the run {run_folder} has the sites {', '.join(config.site_names)}")
-    round_number, _ = run.state().result(config)
+    round_number, _ = run.result(config)
     path = run.personalised_path(site, round_number)
+    chosen = use_device(device or config.device, config.threads)
     tensors, metadata = load_tensors(path, kind="personalised")
     Provenance(config.agreement_sha256(), round_number, site).check(metadata, path)
     generator = build_generator(config)
     load_part(generator, tuple(generator.state_dict()), tensors, path)
     scales = {contrast: Scale(low, high) for contrast, (low, high) in metadata["scales"].items()}
-    generator = generator.to(device or config.device).eval()
+    generator = generator.to(chosen).eval()
     return PersonalisedModel(config, site, round_number, generator, scales, sha256_of_file(path))

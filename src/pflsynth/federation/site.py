@@ -9,6 +9,7 @@ import torch
 
 from pflsynth.config import FederationConfig
 from pflsynth.data.slices import SliceStore
+from pflsynth.devices import use_device
 from pflsynth.errors import DataError, ModelError
 from pflsynth.federation.aggregate import Update
 from pflsynth.federation.batch_norm import reestimate_batch_norm
@@ -49,7 +50,7 @@ class Site:
         if not self._usable:
             raise DataError(f"site {name}: no training slices for {', '.join(map(str, self.tasks))}; prepare again")
         self._codes = torch.stack([task_code(config, name, task) for task in self.tasks])
-        self._device = torch.device(config.device)
+        self._device = use_device(config.device, config.threads)
 
     @property
     def slices(self) -> int:

@@ -1,0 +1,159 @@
+"""The order of slices, their tasks and augmentation, and the batches made of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from pflsynth.config import Task, TrainingConfig
+from pflsynth.data.prepare import prepare_site
+from pflsynth.data.slices import SliceStore
+from pflsynth.federation.batches import Sample, batches, mixed_pass, training_epoch, usable_slices
+
+from ..data_builders import federation, write_site
+
+TASKS = tuple(Task.parse(text) for text in ("T1w->T2w", "T1w->FLAIR", "T2w->T1w"))
+TRAINING = TrainingConfig()
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> SliceStore:
+    """Four training subjects: two have all contrasts, two lack FLAIR."""
+    folder = tmp_path_factory.mktemp("site")
+    both, all_three = ("T1w", "T2w"), ("T1w", "T2w", "FLAIR")
+    write_site(folder / "here", {"sub-1": all_three, "sub-2": both, "sub-3": both, "sub-4": all_three})
+    config = federation(folder, {"here": [str(task) for task in TASKS]}, split={"validation": 0, "test": 0})
+    prepare_site(config, "here", folder / "prepared")
+    return SliceStore(folder / "prepared")
+
+
+def test_usable_slices_name_the_tasks_that_each_subject_serves(store: SliceStore) -> None:
+    usable = usable_slices(store, TASKS, "train")
+    served = {subject: tasks for subject, _, tasks in usable}
+    assert served == {"sub-1": [0, 1, 2], "sub-2": [0, 2], "sub-3": [0, 2], "sub-4": [0, 1, 2]}
+    per_subject = Counter(subject for subject, _, _ in usable)
+    assert per_subject == {subject.name: len(subject.slices) for subject in store.subjects("train")}
+    assert usable_slices(store, TASKS, "test") == []
+
+
+def test_subjects_that_serve_no_task_are_left_out(store: SliceStore) -> None:
+    usable = usable_slices(store, [Task.parse("FLAIR->T1w")], "train")
+    assert {subject for subject, _, _ in usable} == {"sub-1", "sub-4"}
+
+
+def test_an_epoch_visits_every_slice_once(store: SliceStore) -> None:
+    usable = usable_slices(store, TASKS, "train")
+    epoch = training_epoch(usable, TRAINING, np.random.default_rng(0))
+    visited = [(sample.subject, sample.slice) for sample in epoch]
+    assert sorted(visited) == sorted((subject, index) for subject, index, _ in usable)
+    assert visited != [(subject, index) for subject, index, _ in usable]  # in random order
+    assert epoch == training_epoch(usable, TRAINING, np.random.default_rng(0))
+    assert epoch != training_epoch(usable, TRAINING, np.random.default_rng(1))
+
+
+def test_tasks_are_drawn_uniformly_among_those_served() -> None:
+    usable = [("three", index, [0, 1, 2]) for index in range(3000)] + [("two", index, [0, 2]) for index in range(2000)]
+    epoch = training_epoch(usable, TRAINING, np.random.default_rng(0))
+    counts = Counter((sample.subject, sample.task) for sample in epoch)
+    assert counts[("two", 1)] == 0
+    for task in (0, 1, 2):
+        assert counts[("three", task)] == pytest.approx(1000, abs=120)  # 4.6 standard deviations
+    for task in (0, 2):
+        assert counts[("two", task)] == pytest.approx(1000, abs=100)  # 4.5 standard deviations
+
+
+def test_flips_and_shifts_are_drawn_as_configured() -> None:
+    usable = [("one", index, [0]) for index in range(2000)]
+    epoch = training_epoch(usable, TrainingConfig(flip=0.25, shift=2), np.random.default_rng(0))
+    assert sum(sample.flip for sample in epoch) == pytest.approx(500, abs=90)
+    for axis in (0, 1):
+        counts = Counter(sample.shift[axis] for sample in epoch)
+        assert sorted(counts) == [-2, -1, 0, 1, 2]
+        assert all(count == pytest.approx(400, abs=80) for count in counts.values())
+    still = training_epoch(usable, TrainingConfig(flip=0, shift=0), np.random.default_rng(0))
+    assert not any(sample.flip or any(sample.shift) for sample in still)
+
+
+def test_a_mixed_pass_takes_every_slice_once_unaugmented_and_tasks_in_turn() -> None:
+    usable = [("one", index, [0, 2]) for index in range(10)] + [("two", index, [1]) for index in range(10)]
+    samples = mixed_pass(usable, np.random.default_rng(0))
+    assert sorted((sample.subject, sample.slice) for sample in samples) == sorted(entry[:2] for entry in usable)
+    assert not any(sample.flip or any(sample.shift) for sample in samples)
+    for turn, sample in enumerate(samples):
+        assert sample.task == (1 if sample.subject == "two" else (0, 2)[turn % 2])
+
+
+def test_batches_follow_the_samples(store: SliceStore) -> None:
+    samples = [
+        Sample("sub-1", 0, 0),
+        Sample("sub-4", 1, 1),
+        Sample("sub-2", 1, 2),
+        Sample("sub-1", 2, 0),
+        Sample("sub-3", 0, 0),
+    ]
+    made = list(batches(store, TASKS, samples, 2))
+    assert [len(batch.tasks) for batch in made] == [2, 2, 1]
+    assert torch.cat([batch.tasks for batch in made]).tolist() == [0, 1, 2, 0, 0]
+    source, target = (torch.cat([getattr(batch, side) for batch in made]) for side in ("source", "target"))
+    assert source.shape == target.shape == (5, 1, 32, 32)
+    assert source.dtype == target.dtype == torch.float32
+    for row, sample in enumerate(samples):
+        task = TASKS[sample.task]
+        assert np.array_equal(source[row, 0], store.slices(sample.subject, task.source)[sample.slice])
+        assert np.array_equal(target[row, 0], store.slices(sample.subject, task.target)[sample.slice])
+    assert not np.array_equal(source[0], target[0])
+
+
+class FourByFour:
+    """A store of two hand-written slices."""
+
+    def __init__(self) -> None:
+        self.manifest = type("Manifest", (), {"settings": {"image": {"size": 4}}})
+
+    def slices(self, subject: str, contrast: str) -> np.ndarray:
+        numbers = np.arange(16, dtype=np.float32).reshape(1, 4, 4) / 16
+        return numbers if contrast == "T1w" else -numbers
+
+
+def placed(**augmentation: object) -> tuple[np.ndarray, np.ndarray]:
+    """Source and target of one augmented sample, in sixteenths; background shows as -16."""
+    (batch,) = batches(FourByFour(), TASKS[:1], [Sample("any", 0, 0, **augmentation)], 1)  # type: ignore[arg-type]
+    return batch.source[0, 0].numpy() * 16, batch.target[0, 0].numpy() * 16
+
+
+def test_a_flip_is_left_to_right() -> None:
+    source, _ = placed(flip=True)
+    assert source.tolist() == [[3, 2, 1, 0], [7, 6, 5, 4], [11, 10, 9, 8], [15, 14, 13, 12]]
+
+
+def test_a_shift_moves_background_in() -> None:
+    source, target = placed(shift=(1, -2))  # one row down, two columns to the left
+    assert source.tolist() == [[-16, -16, -16, -16], [2, 3, -16, -16], [6, 7, -16, -16], [10, 11, -16, -16]]
+    assert target.tolist() == [[-16, -16, -16, -16], [-2, -3, -16, -16], [-6, -7, -16, -16], [-10, -11, -16, -16]]
+
+
+def test_a_flip_comes_before_the_shift_and_both_sides_get_the_same() -> None:
+    source, target = placed(flip=True, shift=(-3, 1))
+    assert source.tolist() == [[-16, 15, 14, 13], [-16] * 4, [-16] * 4, [-16] * 4]
+    assert target.tolist() == [[-16, -15, -14, -13], [-16] * 4, [-16] * 4, [-16] * 4]
+
+
+@pytest.mark.parametrize("shift", [(0, 0), (3, 3), (-3, -3), (0, -3)])
+def test_shifts_only_move(shift: tuple[int, int]) -> None:
+    source, _ = placed(shift=shift)
+    rows, columns = shift
+    for y in range(4):
+        for x in range(4):
+            inside = 0 <= y - rows < 4 and 0 <= x - columns < 4
+            assert source[y, x] == (4 * (y - rows) + x - columns if inside else -16)
+
+
+def test_slices_stay_as_they_are_on_disk(store: SliceStore) -> None:
+    before = {subject.name: store.slices(subject.name, "T1w").copy() for subject in store.subjects("train")}
+    for batch in batches(store, TASKS, [Sample("sub-1", 0, 0, True, (1, 1))], 1):
+        batch.source.fill_(0)
+    store.verify()
+    assert all(np.array_equal(store.slices(name, "T1w"), slices) for name, slices in before.items())
