@@ -5,9 +5,8 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from pflsynth.config import FederationConfig
+from pflsynth.config import FederationConfig, differences
 from pflsynth.data.slices import SliceStore
 from pflsynth.errors import DataError, ModelError, UsageError
 from pflsynth.evaluation.evaluate import validation_psnr
@@ -92,21 +91,12 @@ def _manifest_hashes(prepared: Path, config: FederationConfig) -> dict[str, str]
 
 def check_same_agreement(run_folder: Path, recorded: FederationConfig, wanted: FederationConfig) -> None:
     """Raise ModelError, key by key, if a run was trained under another agreement than ``wanted``."""
-    ours, theirs = _flat(recorded.agreement()), _flat(wanted.agreement())
     differing = [
-        f"{key} is {ours.get(key)!r} in the run, {theirs.get(key)!r} now"
-        for key in sorted(ours.keys() | theirs.keys())
-        if ours.get(key) != theirs.get(key)
+        f"{key} is {before!r} in the run, {now!r} now"
+        for key, before, now in differences(recorded.agreement(), wanted.agreement())
     ]
     if differing:
         raise ModelError(
             f"{run_folder}: was trained under another agreement ({'; '.join(differing)}); resume without a config, or "
             "start a new run"
         )
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

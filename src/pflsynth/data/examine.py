@@ -77,8 +77,7 @@ def examine_subject(config: FederationConfig, site: str, subject: Subject) -> Ex
         raise DataError("\n".join(problems))
     first = next(iter(volumes.values()))
     mask = np.logical_or.reduce(masks)
-    x, y, z = mask.shape
-    grid = SliceGrid((x, y, z), first.spacing_mm[:2], config.image.size, config.image.spacing_mm)
+    grid = SliceGrid.of(first, config.image)
     grid.check_head_fits(mask, where)
     kept = choose_slices(mask, config.slices.min_area, config.slices.maximum)
     return ExaminedSubject(subject.name, volumes, scales, mask, grid, kept)

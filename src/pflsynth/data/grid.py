@@ -9,7 +9,9 @@ from functools import cached_property
 import numpy as np
 import scipy.sparse
 
-from pflsynth.data.volumes import BoolArray, FloatArray
+from pflsynth.config import ImageConfig
+from pflsynth.data.scaling import BACKGROUND, Scale
+from pflsynth.data.volumes import BoolArray, FloatArray, Volume
 from pflsynth.errors import DataError
 
 _LARGEST_SIZE = 1024
@@ -95,6 +97,16 @@ class SliceGrid:
         self._columns, self._rows = (
             _Axis(n, size, _ratio(spacing_mm, own)) for n, own in zip(shape[:2], spacing, strict=True)
         )
+
+    @classmethod
+    def of(cls, volume: Volume, image: ImageConfig) -> SliceGrid:
+        """The grid of a volume's slices as the configuration wants them."""
+        x, y, z = volume.data.shape
+        return cls((x, y, z), volume.spacing_mm[:2], image.size, image.spacing_mm)
+
+    def scaled_slices(self, volume: Volume, scale: Scale) -> FloatArray:
+        """What the networks see of a volume: float32 (Z, size, size) in [-1, 1]; outside the volume is background."""
+        return np.clip(self.to_slices(scale.apply(volume.data), BACKGROUND), -1, 1)
 
     def to_slices(self, data: FloatArray, background: float) -> FloatArray:
         """Resample a volume.

@@ -34,9 +34,6 @@ from pflsynth.data.subjects import Subject
 from pflsynth.errors import DataError, PflsynthError, UsageError
 from pflsynth.files import clean_leftovers, replaced_folder, save_tensors, sha256_of_file, write_json
 
-BACKGROUND = -1.0
-"""Value of background in slices: the bottom of [-1, 1]."""
-
 Progress = Callable[[int, int], None]
 """Called with (subjects done, subjects in all)."""
 
@@ -141,8 +138,7 @@ def prepare_subject(config: FederationConfig, site: str, subject: Subject, folde
     kept, grid = list(examined.kept), examined.grid
     tensors: dict[str, npt.NDArray[np.float32] | npt.NDArray[np.uint8]] = {}
     for contrast, volume in examined.volumes.items():
-        scaled = examined.scales[contrast].apply(volume.data)
-        tensors[contrast] = np.clip(grid.to_slices(scaled, BACKGROUND)[kept], -1, 1)
+        tensors[contrast] = grid.scaled_slices(volume, examined.scales[contrast])[kept]
     tensors["mask"] = (grid.to_slices(examined.mask.astype(np.float32), 0.0)[kept] >= 0.5).astype(np.uint8)
     path = folder / f"{subject.name}.safetensors"
     save_tensors(path, tensors, {"site": site, "subject": subject.name, "slices": kept}, kind="subject")

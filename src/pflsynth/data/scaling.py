@@ -12,6 +12,9 @@ from skimage.filters import threshold_otsu
 from pflsynth.data.volumes import BoolArray, FloatArray
 from pflsynth.errors import DataError
 
+BACKGROUND = -1.0
+"""Value of background in scaled images."""
+
 LOW_PERCENTILE = 0.5
 HIGH_PERCENTILE = 99.5
 

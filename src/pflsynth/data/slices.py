@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pflsynth.config import FederationConfig
+from pflsynth.config import FederationConfig, differences
 from pflsynth.data.manifest import Manifest, PreparedSubject, SplitName, load_manifest
 from pflsynth.data.volumes import BoolArray, FloatArray
 from pflsynth.errors import DataError
@@ -68,18 +68,16 @@ class SliceStore:
         site = self.manifest.site
         if site not in config.sites:
             raise DataError(f'{self.folder}: holds site "{site}", which the federation does not have')
-        wanted, found = _flat(config.preparation(site)), _flat(self.manifest.settings)
-        differences = [
-            f"{key} is {found.get(key)!r} there and {wanted.get(key)!r} in the configuration"
-            for key in sorted(wanted.keys() | found.keys())
-            if wanted.get(key) != found.get(key)
+        differing = [
+            f"{key} is {found!r} there and {wanted!r} in the configuration"
+            for key, found, wanted in differences(self.manifest.settings, config.preparation(site))
         ]
         new = [str(task) for task in config.sites[site].tasks if task not in self.manifest.tasks]
         if new:
-            differences.append(f"it was not prepared for task {' and '.join(new)}")
-        if differences:
+            differing.append(f"it was not prepared for task {' and '.join(new)}")
+        if differing:
             raise DataError(
-                f"{self.folder}: was prepared with other settings: {'; '.join(differences)}; "
+                f"{self.folder}: was prepared with other settings: {'; '.join(differing)}; "
                 "run pflsynth prepare --force, or use the settings that it was prepared with"
             )
 
@@ -130,14 +128,3 @@ class SliceStore:
                 array.flags.writeable = False
                 arrays[name] = array
         return arrays
-
-
-def _flat(settings: object, prefix: str = "") -> dict[str, object]:
-    """Nested tables as one, with dotted keys."""
-    if not isinstance(settings, dict):
-        return {prefix: settings}
-    return {
-        key: value
-        for name, content in settings.items()
-        for key, value in _flat(content, f"{prefix}.{name}" if prefix else str(name)).items()
-    }

@@ -10,9 +10,8 @@ import torch
 
 from pflsynth.config import Task, TrainingConfig
 from pflsynth.data.manifest import SplitName
+from pflsynth.data.scaling import BACKGROUND
 from pflsynth.data.slices import SliceStore
-
-BACKGROUND = -1.0
 
 
 @dataclass(frozen=True)

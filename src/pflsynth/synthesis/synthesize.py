@@ -12,7 +12,7 @@ import numpy as np
 from pflsynth import __version__
 from pflsynth.config import Task
 from pflsynth.data.grid import SliceGrid
-from pflsynth.data.scaling import fit_scale
+from pflsynth.data.scaling import BACKGROUND, fit_scale
 from pflsynth.data.subjects import contrast_of
 from pflsynth.data.volumes import Volume, load_volume, save_synthetic
 from pflsynth.errors import DataError, PflsynthError, UsageError
@@ -21,7 +21,6 @@ from pflsynth.files import sha256_of_file, write_json
 
 NOTICE = "synthetic, not for diagnosis"
 NIFTI_ENDINGS = (".nii.gz", ".nii")
-BACKGROUND = -1.0
 
 
 @dataclass(frozen=True)
@@ -32,29 +31,8 @@ class Synthesized:
     provenance: dict[str, Any]
 
 
-def source_slices(volume: Volume, model: PersonalisedModel, where: str) -> tuple[np.ndarray, np.ndarray, SliceGrid]:
-    """What the network sees of a volume: the same numbers that ``prepare`` stores.
-
-    Args:
-        volume: of any contrast.
-        model: tells the slices' size and spacing.
-        where: named in errors.
-
-    Returns:
-        Slices (Z, size, size) float32 in [-1, 1]; the head mask (X, Y, Z) bool; the grid that leads back.
-
-    Raises:
-        DataError: if the head does not fit the model's slices.
-    """
-    image = model.config.image
-    scale, mask = fit_scale(volume.data, where)
-    grid = SliceGrid(volume.data.shape, volume.spacing_mm[:2], image.size, image.spacing_mm)
-    grid.check_head_fits(mask, where)
-    return grid.to_slices(scale.apply(volume.data), BACKGROUND), mask, grid
-
-
 def synthesize_volume(volume: Volume, model: PersonalisedModel, task: Task) -> np.ndarray:
-    """Synthesise a task's target contrast.
+    """Synthesise a task's target contrast; the network sees the same numbers that ``prepare`` stores.
 
     Args:
         volume: the source contrast, RAS.
@@ -64,8 +42,14 @@ def synthesize_volume(volume: Volume, model: PersonalisedModel, task: Task) -> n
     Returns:
         (X, Y, Z) float32 on the volume's grid, in the site's typical units of the target contrast; background
         outside the head mask.
+
+    Raises:
+        DataError: if no head is seen, or it does not fit the model's slices.
     """
-    slices, mask, grid = source_slices(volume, model, f"{volume.path}")
+    scale, mask = fit_scale(volume.data, str(volume.path))
+    grid = SliceGrid.of(volume, model.config.image)
+    grid.check_head_fits(mask, str(volume.path))
+    slices = grid.scaled_slices(volume, scale)
     shows_head = mask.any(axis=(0, 1))
     output = np.full_like(slices, BACKGROUND)
     output[shows_head] = model.synthesize(slices[shows_head], task)
