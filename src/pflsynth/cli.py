@@ -20,8 +20,9 @@ app = typer.Typer(
     name="pflsynth",
     help="Personalised federated synthesis of MRI contrasts: NIfTI in, NIfTI out, images stay at their hospital.",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
 
@@ -31,7 +32,6 @@ DataRoot = Annotated[Path | None, typer.Option("--data-root", help="folder that 
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON document on stdout, texts on stderr")]
 Force = Annotated[bool, typer.Option("--force", help="replace what exists")]
 RunFolder = Annotated[Path, typer.Option("--run", help="run folder")]
-Prepared = Annotated[Path, typer.Option("--prepared", help="folder of prepared data")]
 PreparedOrRuns = Annotated[Path | None, typer.Option("--prepared", help="folder of prepared data; default: the run's")]
 Device = Annotated[str | None, typer.Option("--device", help="torch device; default: the run's")]
 
@@ -126,7 +126,9 @@ def train(
     config: Annotated[
         Path | None, typer.Argument(metavar="[CONFIG]", help="federation.toml; not with --resume")
     ] = None,
-    prepared: PreparedOrRuns = None,
+    prepared: Annotated[
+        Path | None, typer.Option("--prepared", help="default: prepared; with --resume, the run's")
+    ] = None,
     run: Annotated[Path | None, typer.Option("--run", help="run folder; default: runs/<name>")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on after the last whole round of --run")] = False,
     force: Force = False,

@@ -146,7 +146,7 @@ class RunDirectory:
         if content.keys() != {entry.name for entry in fields(RunState)}:
             raise ModelError(f"{path}: is damaged (it has the keys {', '.join(content)}); start a new run")
         try:
-            return TypeAdapter(RunState).validate_python(content, strict=True)
+            return TypeAdapter(RunState).validate_python(content)
         except ValidationError as failure:
             first = failure.errors()[0]
             key = ".".join(map(str, first["loc"]))

@@ -11,7 +11,7 @@ from pflsynth.config import FederationConfig
 from pflsynth.data.slices import SliceStore
 from pflsynth.devices import use_device
 from pflsynth.errors import DataError, ModelError
-from pflsynth.federation.aggregate import Update
+from pflsynth.federation.aggregate import Update, UpdateRefused
 from pflsynth.federation.batch_norm import reestimate_batch_norm
 from pflsynth.federation.batches import Batch, Sample, batches, mixed_pass, training_epoch, usable_slices
 from pflsynth.federation.checkpoint import Provenance, load_part, load_private, save_private
@@ -78,6 +78,7 @@ class Site:
 
         Raises:
             ModelError: if the private state of ``base`` is missing or does not fit.
+            UpdateRefused: if training diverged: a NaN that stays private would spoil all later rounds of this site.
         """
         training = self.config.training
         torch.manual_seed(derive_seed(self.config.seed, self.name, round_number, "dropout"))
@@ -93,6 +94,7 @@ class Site:
             losses.append(training_step(networks, optimizers, batch, codes, training))
             if on_step is not None:
                 on_step(len(losses), self.steps_per_round)
+        self._check_finite(networks, round_number)
         partition = METHODS[self.config.method].sharing(self.config).partition(networks)
         save_private(self._private_path(round_number), networks, partition, optimizers, self._provenance(round_number))
         return Update(
@@ -149,6 +151,13 @@ class Site:
 
     def _provenance(self, round_number: int) -> Provenance:
         return Provenance(self.config.agreement_sha256(), round_number, self.name)
+
+    def _check_finite(self, networks: SiteNetworks, round_number: int) -> None:
+        for name, tensor in networks.state_dict().items():
+            if not bool(torch.isfinite(tensor).all()):
+                raise UpdateRefused(
+                    f"update of site {self.name}, round {round_number}, tensor {name}: holds NaN or Inf after training"
+                )
 
     def _mean_losses(self, losses: list[StepLosses]) -> dict[str, float]:
         """Means over the samples of the round, per task: ``l1/T1w->T2w`` and so on."""

@@ -1,0 +1,6 @@
+"""``python -m pflsynth``: the command line."""
+
+from pflsynth.cli import main
+
+if __name__ == "__main__":
+    main()
