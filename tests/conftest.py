@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 from pflsynth import training
@@ -14,6 +15,12 @@ from .tiny import Silent, Tiny, prepare_tiny
 
 settings.register_profile("pflsynth", deadline=None, derandomize=True)
 settings.load_profile("pflsynth")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """Small networks are many times faster with one thread where other programs want the cores too."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

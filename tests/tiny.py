@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pflsynth.cli import main
 from pflsynth.config import FederationConfig
 from pflsynth.config_files import load_config
 from pflsynth.data.prepare import prepare_site
@@ -127,3 +133,43 @@ def results(run: Path) -> dict[str, bytes]:
     """The files of a run that its seed decides: all but paths, timings and the lock."""
     local = ("local.json", "timings.jsonl", ".lock")
     return {name: data for name, data in tree(run).items() if name not in local}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        """What ``--json`` printed."""
+        return json.loads(self.out)
+
+
+def pflsynth(*words: object) -> Ended:
+    """Run a command in this process; anything but an exit would be a traceback, and fails the test."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main([str(word) for word in words])
+        except SystemExit as end:
+            code = end.code
+    assert isinstance(code, int)
+    return Ended(code, out.getvalue(), err.getvalue())
+
+
+def start_pflsynth(*words: object, cwd: Path | None = None) -> subprocess.Popen[str]:
+    """Start a command as its users do, in a process of its own."""
+    program = Path(sys.executable).with_name("pflsynth")
+    return subprocess.Popen(
+        [program, *map(str, words)], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def ended(process: subprocess.Popen[str]) -> Ended:
+    """Wait for a process of :func:`start_pflsynth`."""
+    out, err = process.communicate(timeout=120)
+    return Ended(process.returncode, out, err)

@@ -148,6 +148,10 @@ def train(
     from pflsynth.runs import RunDirectory
 
     terminal = Terminal(as_json)
+    if resume and force:
+        raise UsageError("--resume goes on with a run and --force starts it over; give one of them")
+    if overrides and config is None:
+        raise UsageError("--set changes a configuration; give the federation.toml too")
     wanted = load_config(config, overrides or ()).federation if config is not None else None
     if resume:
         if run is None and wanted is None:
@@ -171,7 +175,8 @@ def train(
                 assert wanted is not None
                 state = training.train(wanted, prepared or Path("prepared"), folder, observer, force=force)
     except KeyboardInterrupt:
-        terminal.say(f"stopped; go on with: pflsynth train --resume --run {folder}")
+        if (folder / "state.json").is_file():
+            terminal.say(f"stopped; go on with: pflsynth train --resume --run {folder}")
         raise
     terminal.say(f"trained {state.round} rounds; personalised models are in {folder}/sites")
     terminal.document({"run": str(folder), **asdict(state)})
@@ -281,6 +286,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a verb; print errors as sentences, never as tracebacks, and exit with the documented code."""
     try:
         code = app(args=arguments, prog_name="pflsynth", standalone_mode=False)
+        if code == 130:  # typer turns Ctrl-C into this code
+            raise KeyboardInterrupt
     except click.ClickException as error:
         error.show()
         sys.exit(UsageError.exit_code)

@@ -26,7 +26,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pflsynth.config import FederationConfig
 from pflsynth.config_files import load_config
-from pflsynth.errors import ModelError, UsageError
+from pflsynth.errors import DataError, ModelError, UsageError
 from pflsynth.files import write_atomic
 
 STATE_FORMAT = 1
@@ -134,6 +134,24 @@ class RunDirectory:
             raise ModelError(f"{self.folder / 'local.json'}: is damaged; start a new run")
         return content
 
+    def check_prepared(self, prepared: Path, manifests: Mapping[str, str]) -> None:
+        """Refuse prepared data that is not what the run was trained on: subjects could have changed their split.
+
+        Args:
+            prepared: its folder.
+            manifests: SHA-256 of every site's manifest in it.
+
+        Raises:
+            DataError: naming the site.
+        """
+        recorded = self.local()["manifests"]
+        for site, found in manifests.items():
+            if found != recorded.get(site):
+                raise DataError(
+                    f"{prepared / site}: the prepared data changed since {self.folder} began; restore it or start a "
+                    "new run"
+                )
+
     def state(self) -> RunState:
         """The last whole round; raises ModelError if ``state.json`` is damaged or of a newer format."""
         path, content = self.folder / "state.json", self._read_json("state.json")
@@ -196,6 +214,12 @@ class RunDirectory:
         kept = [record for record in self.records(name) if record["round"] <= round_number]
         text = "".join(json.dumps(record, sort_keys=True, allow_nan=True) + "\n" for record in kept)
         write_atomic(self.folder / name, text.encode())
+
+    def remove_half_written(self) -> None:
+        """Remove the temporary files that a kill left; only for the process that holds the lock."""
+        for folder in (self.folder, self.shared_folder, *(self.folder / "sites").iterdir()):
+            for path in folder.glob(".*.tmp"):
+                path.unlink()
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pflsynth.config import FederationConfig, differences
 from pflsynth.data.slices import SliceStore
-from pflsynth.errors import DataError, ModelError, UsageError
+from pflsynth.errors import ModelError, UsageError
 from pflsynth.evaluation.evaluate import validation_psnr
 from pflsynth.federation.personalised import PersonalisedModel
 from pflsynth.federation.rounds import Federation, RoundObserver
 from pflsynth.federation.site import Site
-from pflsynth.files import sha256_of_file
 from pflsynth.networks.generators import PersonalizedGenerator
 from pflsynth.runs import RunDirectory, RunState
 
@@ -31,18 +30,19 @@ def train(
         force: delete an existing run folder first.
 
     Raises:
-        UsageError: if the run folder exists (without ``force``), or is no run.
+        UsageError: if the run folder exists (without ``force``), is no run, or is being trained in.
         DataError: if prepared data is missing, damaged, or was prepared with other settings.
         ModelError: if too few sites sent a usable update.
     """
     stores = _stores(config, prepared)
+    sites = _sites(config, stores, run_folder)  # refuses what cannot be trained, before anything is deleted
     if force and run_folder.exists():
         if not (run_folder / "state.json").is_file():
             raise UsageError(f"{run_folder}: is not a run folder, so --force does not delete it; choose another --run")
         with RunDirectory(run_folder).lock():
             shutil.rmtree(run_folder)
-    run = RunDirectory.create(run_folder, config, prepared, _manifest_hashes(prepared, config))
-    return _train(config, stores, run, observer)
+    run = RunDirectory.create(run_folder, config, prepared, _manifests(stores))
+    return _train(config, sites, run, observer)
 
 
 def resume(run_folder: Path, observer: RoundObserver, prepared: Path | None = None) -> RunState:
@@ -58,22 +58,13 @@ def resume(run_folder: Path, observer: RoundObserver, prepared: Path | None = No
         ModelError: if the folder is no run, its states are damaged, or too few sites sent a usable update.
     """
     run, config = RunDirectory.open(run_folder)
-    local = run.local()
-    folder = prepared or Path(local["prepared"])
+    folder = prepared or Path(run.local()["prepared"])
     stores = _stores(config, folder)
-    for site, now in _manifest_hashes(folder, config).items():
-        if now != local["manifests"][site]:
-            raise DataError(
-                f"{folder / site}: the prepared data changed since {run_folder} began; restore it or start a new run"
-            )
-    return _train(config, stores, run, observer)
+    run.check_prepared(folder, _manifests(stores))
+    return _train(config, _sites(config, stores, run_folder), run, observer)
 
 
-def _train(
-    config: FederationConfig, stores: Mapping[str, SliceStore], run: RunDirectory, observer: RoundObserver
-) -> RunState:
-    sites = [Site(config, name, stores[name], run.site_folder(name)) for name in config.site_names]
-
+def _train(config: FederationConfig, sites: Sequence[Site], run: RunDirectory, observer: RoundObserver) -> RunState:
     def validate(site: Site, generator: PersonalizedGenerator) -> float | None:
         model = PersonalisedModel(config, site.name, 0, generator, {}, "")
         return validation_psnr(model, site.store)
@@ -85,8 +76,13 @@ def _stores(config: FederationConfig, prepared: Path) -> dict[str, SliceStore]:
     return {site: SliceStore(prepared / site) for site in config.site_names}
 
 
-def _manifest_hashes(prepared: Path, config: FederationConfig) -> dict[str, str]:
-    return {site: sha256_of_file(prepared / site / "manifest.json") for site in config.site_names}
+def _sites(config: FederationConfig, stores: Mapping[str, SliceStore], run_folder: Path) -> list[Site]:
+    run = RunDirectory(run_folder)
+    return [Site(config, name, store, run.site_folder(name)) for name, store in stores.items()]
+
+
+def _manifests(stores: Mapping[str, SliceStore]) -> dict[str, str]:
+    return {site: store.manifest_sha256() for site, store in stores.items()}
 
 
 def check_same_agreement(run_folder: Path, recorded: FederationConfig, wanted: FederationConfig) -> None:

@@ -28,7 +28,7 @@ from pflsynth.evaluation.metrics import psnr, ssim, to_unit
 from pflsynth.federation.personalised import open_personalised
 from pflsynth.runs import RunDirectory
 
-from ..tiny import Tiny, changed, prepare_tiny
+from ..tiny import Tiny, prepare_tiny
 
 NAMES = ("psnr", "psnr_mask", "ssim", "ssim_mask")
 

@@ -76,9 +76,7 @@ def config(**model: object) -> FederationConfig:
             "name": "test",
             "contrasts": ["T1w", "T2w", "PDw", "FLAIR"],
             "model": {"width": 8, **model},
-            "sites": {
-                site: {"tasks": ["T1w->T2w", "T2w->PDw"]} for site in ("a", "b", "c", "d")
-            },
+            "sites": {site: {"tasks": ["T1w->T2w", "T2w->PDw"]} for site in ("a", "b", "c", "d")},
         }
     )
 

@@ -216,6 +216,12 @@ def test_data_prepared_with_other_settings_is_refused(tiny: Tiny, tmp_path: Path
         new_site(tiny, tmp_path, config=changed(tiny.config, image={"size": 64}))
 
 
+def test_data_of_another_site_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+    """As if two folders had been mixed up."""
+    with pytest.raises(DataError, match=r'prepared/south: holds the data of site "south", not of "north"'):
+        Site(tiny.config, "north", tiny.store("south"), tmp_path)
+
+
 def test_a_device_that_is_not_here_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r'device "cuda:99": torch .* sees'):
         new_site(tiny, tmp_path, config=changed(tiny.config, device="cuda:99"))

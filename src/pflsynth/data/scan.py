@@ -40,6 +40,7 @@ def scan_site(config: FederationConfig, site: str) -> SiteScan:
     folders = subject_folders(folder, site)
     explicit = read_splits(folder, [entry.name for entry in folders], site)
     subjects: list[Subject] = []
+    found: list[Subject] = []
     bad: dict[str, str] = {}
     notes: list[str] = []
     for entry in folders:
@@ -48,13 +49,14 @@ def scan_site(config: FederationConfig, site: str) -> SiteScan:
         except DataError as error:
             bad[entry.name] = str(error)
             continue
+        found.append(subject)
         if serves(subject.volumes, tasks):
             subjects.append(subject)
         else:
             have = ", ".join(subject.volumes) or "none of the contrasts"
             notes.append(f"subject {subject.name} is left out: it has {have}, which serves no task of the site")
     if not bad:
-        _check_contrasts(site, tasks, subjects)
+        _check_contrasts(site, tasks, found)
     return SiteScan(tuple(subjects), bad, tuple(notes), explicit)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pflsynth.config import FederationConfig, differences
-from pflsynth.data.manifest import Manifest, PreparedSubject, SplitName, load_manifest
+from pflsynth.data.manifest import MANIFEST_NAME, Manifest, PreparedSubject, SplitName, load_manifest
 from pflsynth.data.volumes import BoolArray, FloatArray
 from pflsynth.errors import DataError
 from pflsynth.files import open_tensors, sha256_of_file
@@ -58,6 +58,10 @@ class SliceStore:
     def mask(self, subject: str) -> BoolArray:
         """A subject's head in its slices: memory-mapped and read-only bool (S, size, size)."""
         return self._arrays(subject)["mask"].view(np.bool_)
+
+    def manifest_sha256(self) -> str:
+        """SHA-256 of the manifest, and so of everything that it tells the hashes of."""
+        return sha256_of_file(self.folder / MANIFEST_NAME)
 
     def check_settings(self, config: FederationConfig) -> None:
         """Refuse data that was prepared with other settings, or for other tasks, than ``config`` has.

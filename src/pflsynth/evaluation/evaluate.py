@@ -119,13 +119,13 @@ def evaluate_run(
     """
     run, config = RunDirectory.open(run_folder)
     folder = prepared or Path(run.local()["prepared"])
+    stores = {site: SliceStore(folder / site) for site in config.site_names}
+    run.check_prepared(folder, {site: store.manifest_sha256() for site, store in stores.items()})
     scores: list[Score] = []
-    for site in config.site_names:
+    for site, store in stores.items():
         if on_site is not None:
             on_site(site)
         model = open_personalised(run_folder, site, device)
-        store = SliceStore(folder / site)
-        store.check_settings(config)
         scores += evaluate_site(model, store, split)
     if not scores:
         raise DataError(

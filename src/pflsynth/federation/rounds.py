@@ -65,6 +65,8 @@ class Federation:
         """
         with self.run.lock():
             state = self.run.state()
+            self.run.remove_half_written()
+            self._prune(state)
             for name in ("metrics.jsonl", "timings.jsonl"):
                 self.run.drop_records_after(name, state.round)
             shared = self._initial

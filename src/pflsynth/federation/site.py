@@ -41,8 +41,14 @@ class Site:
             folder: where this site keeps its private state.
 
         Raises:
-            DataError: if the data was prepared with other settings, or no training slice serves a task.
+            DataError: if the data is of another site, was prepared with other settings, or no training slice serves a
+                task.
         """
+        if store.manifest.site != name:
+            raise DataError(
+                f'{store.folder}: holds the data of site "{store.manifest.site}", not of "{name}"; '
+                "give each site its own folder"
+            )
         store.check_settings(config)
         self.config, self.name, self.store, self.folder = config, name, store, folder
         self.tasks = config.sites[name].tasks

@@ -70,10 +70,12 @@ def synthesize_file(
         force: overwrite.
 
     Raises:
-        UsageError: if ``out`` exists (without ``force``) or is not named as NIfTI.
+        UsageError: if ``out`` exists (without ``force``), is ``source``, or is not named as NIfTI.
         DataError: if the volume cannot be used.
     """
     report = provenance_path(out)
+    if out.exists() and source.exists() and out.samefile(source):
+        raise UsageError(f"{out}: is the input itself; choose another --out")
     for path in (out, report):
         if path.exists() and not force:
             raise UsageError(f"{path}: exists already; choose another --out or overwrite with --force")
