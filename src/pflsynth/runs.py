@@ -27,7 +27,7 @@ from pydantic import TypeAdapter, ValidationError
 from pflsynth.config import FederationConfig
 from pflsynth.config_files import load_config
 from pflsynth.errors import DataError, ModelError, UsageError
-from pflsynth.files import write_atomic
+from pflsynth.files import read_json, write_atomic, write_json
 
 STATE_FORMAT = 1
 
@@ -82,7 +82,7 @@ class RunDirectory:
             write_atomic(folder / "federation.toml", tomli_w.dumps(content).encode())
             write_atomic(folder / "agreement.sha256", f"{config.agreement_sha256()}\n".encode())
             local = {"prepared": str(prepared.absolute()), "manifests": dict(manifests)}
-            write_atomic(folder / "local.json", _json_bytes(local))
+            write_json(folder / "local.json", local)
             run.save_state(RunState(bases=dict.fromkeys(config.site_names, 0)))
         except BaseException:  # half a run could neither be resumed nor made again
             shutil.rmtree(folder, ignore_errors=True)
@@ -129,7 +129,7 @@ class RunDirectory:
 
     def local(self) -> dict[str, Any]:
         """Where the prepared data is on this machine, and the hashes of its manifests."""
-        content = self._read_json("local.json")
+        content = self._read_table("local.json")
         if not content.keys() >= {"prepared", "manifests"}:
             raise ModelError(f"{self.folder / 'local.json'}: is damaged; start a new run")
         return content
@@ -154,7 +154,7 @@ class RunDirectory:
 
     def state(self) -> RunState:
         """The last whole round; raises ModelError if ``state.json`` is damaged or of a newer format."""
-        path, content = self.folder / "state.json", self._read_json("state.json")
+        path, content = self.folder / "state.json", self._read_table("state.json")
         found = content.pop("format", None)
         if found != STATE_FORMAT:
             raise ModelError(
@@ -186,7 +186,7 @@ class RunDirectory:
 
     def save_state(self, state: RunState) -> None:
         """Make a round whole: from now on the run resumes after it."""
-        write_atomic(self.folder / "state.json", _json_bytes({"format": STATE_FORMAT, **asdict(state)}))
+        write_json(self.folder / "state.json", {"format": STATE_FORMAT, **asdict(state)})
 
     def append(self, name: str, record: Mapping[str, Any]) -> None:
         """Append one line to ``metrics.jsonl`` or ``timings.jsonl`` and flush it to disk."""
@@ -235,19 +235,11 @@ class RunDirectory:
                 raise UsageError(f"{self.folder}: another process is training in this run; wait for it") from None
             yield
 
-    def _read_json(self, name: str) -> dict[str, Any]:
-        path = self.folder / name
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ModelError(f"{path}: is missing or damaged ({error}); start a new run") from None
+    def _read_table(self, name: str) -> dict[str, Any]:
+        content = read_json(self.folder / name)
         if not isinstance(content, dict):
-            raise ModelError(f"{path}: is damaged (it holds no table); start a new run")
+            raise ModelError(f"{self.folder / name}: is damaged (it holds no table); start a new run")
         return content
-
-
-def _json_bytes(content: object) -> bytes:
-    return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
 
 
 def _without_none(content: Any) -> Any:

@@ -162,9 +162,9 @@ GOOD: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is missing or damaged"),
-        ('{"format": 1, "rou', "is missing or damaged"),
-        ("\xff", "is missing or damaged"),
+        ("", "is not JSON, or was cut short"),
+        ('{"format": 1, "rou', "is not JSON, or was cut short"),
+        ("\xff", "is not JSON, or was cut short"),
         ("[]", "is damaged"),
         (json.dumps({**GOOD, "format": 2}), "has format 2, this pflsynth reads 1: .*; update pflsynth"),
         (json.dumps({"format": 1}), "is damaged"),
@@ -190,7 +190,7 @@ def test_the_good_state_of_the_test_above_is_good(tmp_path: Path) -> None:
 def test_damaged_local_paths_are_refused(text: str, tmp_path: Path) -> None:
     run = create(tmp_path)
     (tmp_path / "local.json").write_text(text)
-    with pytest.raises(ModelError, match=r"local\.json: is (missing or )?damaged"):
+    with pytest.raises(ModelError, match=r"local\.json: is (not JSON|damaged)"):
         run.local()
 
 

@@ -108,7 +108,12 @@ class Federation:
         record: dict[str, object] = {"round": round_number, "losses": losses, "refused": refused}
         every = self.config.training.validate_every
         if validate is not None and every and round_number % every == 0:
-            scores = {site.name: validate(site, self._personalised(site, shared, bases)) for site in self.sites}
+            scores: dict[str, float | None] = {}
+            for site in self.sites:
+                try:
+                    scores[site.name] = validate(site, self._personalised(site, shared, bases))
+                except DataError as failure:
+                    refused[site.name] = str(failure)
             record["validation_psnr"] = scores
             state = _selected(state, [score for score in scores.values() if score is not None])
         self.run.append("metrics.jsonl", record)
