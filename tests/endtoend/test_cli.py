@@ -434,7 +434,7 @@ def newer(path: Path, kind: str) -> None:
     ("spoil", "message"),
     [
         (lambda run: (run / "state.json").unlink(), "is not a run folder (it has no state.json)"),
-        (lambda run: (run / "state.json").write_text('{"form'), "state.json: is missing or damaged"),
+        (lambda run: (run / "state.json").write_text('{"form'), "state.json: is not JSON, or was cut short"),
         (
             lambda run: cut_short(run / "sites/north/personalised-0003.safetensors"),
             "personalised-0003.safetensors: is cut",

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from pflsynth import training
 from pflsynth.errors import DataError, ModelError
 from pflsynth.federation import site as site_module
 from pflsynth.federation.aggregate import Aggregation, Update
@@ -284,6 +285,28 @@ def test_sites_without_validation_subjects_do_not_count(tiny: Tiny, tmp_path: Pa
     state = new_federation(config, tiny.prepared, tmp_path / "none").train(observer, validate)
     assert state.selected == 0
     assert state.result(config) == (2, {"north": 2, "south": 2})
+
+
+def test_a_score_that_is_no_number_is_never_the_best(tiny: Tiny, tmp_path: Path) -> None:
+    config = changed(tiny.config, rounds=2, training={"select": "validation", "validate_every": 1})
+    observer, validate = scores_by_round({1: float("nan"), 2: 2.0})
+    state = new_federation(config, tiny.prepared, tmp_path / "run").train(observer, validate)
+    assert (state.selected, state.selected_score) == (2, 2.0)
+
+
+def test_a_damaged_validation_subject_does_not_stop_the_federation(tiny: Tiny, tmp_path: Path) -> None:
+    prepared, run = tmp_path / "prepared", tmp_path / "run"
+    shutil.copytree(tiny.prepared, prepared)
+    (subject,) = tiny.store("south").subjects("validation")
+    path = prepared / "south" / subject.file
+    path.write_bytes(path.read_bytes()[:-10])
+    config = changed(tiny.config, rounds=1, training={"validate_every": 1})
+    training.train(config, prepared, run, Silent())
+    (line,) = records(run)
+    assert line["validation_psnr"].keys() == {"north"}
+    assert line["losses"].keys() == {"north", "south"}
+    assert line["refused"].keys() == {"south"}
+    assert subject.file in line["refused"]["south"]
 
 
 def test_validation_takes_place_every_nth_round_and_changes_no_weight(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -165,9 +166,9 @@ class Federation:
 
 def _selected(state: RunState, scores: Sequence[float]) -> RunState:
     """Select this round if the mean score over sites is the best so far (the first wins a tie)."""
-    if not scores:
+    score = sum(scores) / len(scores) if scores else math.nan
+    if not math.isfinite(score):
         return state
-    score = sum(scores) / len(scores)
     if state.selected_score is not None and score <= state.selected_score:
         return state
     return replace(state, selected=state.round, selected_score=score, selected_bases=dict(state.bases))
