@@ -13,7 +13,7 @@ import typer
 from rich.progress import TaskID
 
 from pflsynth import __version__
-from pflsynth.data.manifest import SplitName
+from pflsynth.config import SplitName
 from pflsynth.errors import DataError, PflsynthError, UsageError
 
 app = typer.Typer(

@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 CONTRASTS = ("T1w", "T1ce", "T2w", "PDw", "FLAIR")
+SplitName = Literal["train", "validation", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 LOCAL_KEYS = ("data_root", "device", "workers", "threads")
 
 _TASK = re.compile(r"^\s*([A-Za-z0-9]+)\s*(?:->|→|:)\s*([A-Za-z0-9]+)\s*$")

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from pflsynth.data.manifest import SPLITS
+from pflsynth.config import SPLITS
 from pflsynth.data.prepare import PrepareReport
 from pflsynth.evaluation.evaluate import COPY, Summary
 

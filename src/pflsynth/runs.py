@@ -101,7 +101,10 @@ class RunDirectory:
         for name in ("federation.toml", "agreement.sha256"):
             if not (folder / name).is_file():
                 raise ModelError(f"{folder / name}: is missing; restore it or start a new run")
-        config = load_config(folder / "federation.toml").federation
+        try:
+            config = load_config(folder / "federation.toml").federation
+        except UsageError as error:
+            raise ModelError(f"{error}; restore it or start a new run") from None
         recorded = (folder / "agreement.sha256").read_text(encoding="utf-8").strip()
         if config.agreement_sha256() != recorded:
             raise ModelError(

@@ -7,16 +7,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pflsynth.config import Task, TaskText
+from pflsynth.config import SplitName, Task, TaskText
 from pflsynth.data.scaling import Scale
 from pflsynth.errors import DataError
 from pflsynth.files import read_json
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
-
-SplitName = Literal["train", "validation", "test"]
-SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
 
 class _Record(BaseModel):

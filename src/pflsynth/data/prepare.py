@@ -17,17 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 import pflsynth
-from pflsynth.config import FederationConfig, Task
+from pflsynth.config import SPLITS, FederationConfig, SplitName, Task
 from pflsynth.data.examine import examine_subject
-from pflsynth.data.manifest import (
-    MANIFEST_NAME,
-    SPLITS,
-    Manifest,
-    PreparedSubject,
-    PreparedVolume,
-    SplitName,
-    TypicalScale,
-)
+from pflsynth.data.manifest import MANIFEST_NAME, Manifest, PreparedSubject, PreparedVolume, TypicalScale
 from pflsynth.data.scan import SiteScan, scan_site
 from pflsynth.data.split import SPLITS_NAME, few_subjects_note, split_subjects
 from pflsynth.data.subjects import Subject

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pflsynth.config import FederationConfig
+from pflsynth.config import SPLITS, FederationConfig
 from pflsynth.data.examine import ExaminedSubject, examine_subject, serves
-from pflsynth.data.manifest import SPLITS
 from pflsynth.data.scan import scan_site
 from pflsynth.data.split import few_subjects_note, split_subjects
 from pflsynth.errors import DataError

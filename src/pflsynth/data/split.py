@@ -6,8 +6,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from pflsynth.config import SplitConfig
-from pflsynth.data.manifest import SPLITS, SplitName
+from pflsynth.config import SPLITS, SplitConfig, SplitName
 from pflsynth.errors import DataError
 from pflsynth.seeding import derive_seed
 

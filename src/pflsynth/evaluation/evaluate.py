@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pflsynth.data.manifest import SplitName
+from pflsynth.config import SplitName
 from pflsynth.data.slices import SliceStore
 from pflsynth.errors import DataError
 from pflsynth.evaluation.metrics import METRICS, to_unit

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pflsynth.config import Task, TrainingConfig
-from pflsynth.data.manifest import SplitName
+from pflsynth.config import SplitName, Task, TrainingConfig
 from pflsynth.data.scaling import BACKGROUND
 from pflsynth.data.slices import SliceStore
 

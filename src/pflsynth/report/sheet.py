@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pflsynth.data.manifest import SplitName
+from pflsynth.config import SplitName
 from pflsynth.data.slices import SliceStore
 from pflsynth.evaluation.metrics import psnr, to_unit
 from pflsynth.federation.personalised import PersonalisedModel
