@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -153,33 +154,29 @@ def train(
     if overrides and config is None:
         raise UsageError("--set changes a configuration; give the federation.toml too")
     wanted = load_config(config, overrides or ()).federation if config is not None else None
+    if run is None and wanted is not None:
+        run = Path("runs") / wanted.name
     if resume:
-        if run is None and wanted is None:
+        if run is None:
             raise UsageError("--resume needs --run, the folder of the run to go on with")
-        folder = run or Path("runs") / wanted.name if wanted is not None else run
-        assert folder is not None
-        _, recorded = RunDirectory.open(folder)
+        _, agreed = RunDirectory.open(run)
         if wanted is not None:
-            training.check_same_agreement(folder, recorded, wanted)
-        rounds = recorded.rounds
+            training.check_same_agreement(run, agreed, wanted)
+        start = partial(training.resume, run, prepared=prepared)
     else:
-        if wanted is None:
+        if run is None or wanted is None:
             raise UsageError("give a federation.toml, or --resume with --run")
-        folder, rounds = run or Path("runs") / wanted.name, wanted.rounds
+        agreed = wanted
+        start = partial(training.train, wanted, prepared or Path("prepared"), run, force=force)
     try:
         with terminal.progress() as bar:
-            observer = TrainingProgress(terminal, bar, rounds)
-            if resume:
-                state = training.resume(folder, observer, prepared)
-            else:
-                assert wanted is not None
-                state = training.train(wanted, prepared or Path("prepared"), folder, observer, force=force)
+            state = start(observer=TrainingProgress(terminal, bar, agreed.rounds))
     except KeyboardInterrupt:
-        if (folder / "state.json").is_file():
-            terminal.say(f"stopped; go on with: pflsynth train --resume --run {folder}")
+        if (run / "state.json").is_file():
+            terminal.say(f"stopped; go on with: pflsynth train --resume --run {run}")
         raise
-    terminal.say(f"trained {state.round} rounds; personalised models are in {folder}/sites")
-    terminal.document({"run": str(folder), **asdict(state)})
+    terminal.say(f"trained {state.round} rounds; personalised models are in {run}/sites")
+    terminal.document({"run": str(run), **asdict(state)})
 
 
 @app.command()

@@ -196,7 +196,7 @@ class RunDirectory:
         path = self.folder / name
         try:
             with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record, sort_keys=True, allow_nan=True) + "\n")
+                file.write(_line(record))
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
@@ -215,8 +215,7 @@ class RunDirectory:
     def drop_records_after(self, name: str, round_number: int) -> None:
         """Keep only the lines of rounds up to ``round_number``: later ones are of a round that was not finished."""
         kept = [record for record in self.records(name) if record["round"] <= round_number]
-        text = "".join(json.dumps(record, sort_keys=True, allow_nan=True) + "\n" for record in kept)
-        write_atomic(self.folder / name, text.encode())
+        write_atomic(self.folder / name, "".join(map(_line, kept)).encode())
 
     def remove_half_written(self) -> None:
         """Remove the temporary files that a kill left; only for the process that holds the lock."""
@@ -243,6 +242,10 @@ class RunDirectory:
         if not isinstance(content, dict):
             raise ModelError(f"{self.folder / name}: is damaged (it holds no table); start a new run")
         return content
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, sort_keys=True, allow_nan=True) + "\n"
 
 
 def _without_none(content: Any) -> Any:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pflsynth.config import CONTRASTS
 from pflsynth.errors import DataError
 
 _ENDINGS = (".nii.gz", ".nii")
-_SUFFIXES = ("T1w", "T1ce", "T2w", "PDw", "FLAIR")
 
 
 @dataclass(frozen=True)
@@ -25,17 +25,21 @@ class Subject:
     volumes: dict[str, Path]
 
 
+def split_nifti_name(path: Path) -> tuple[str, str]:
+    """A file's name as stem and ending (``.nii.gz`` or ``.nii``); the ending is empty if it is not named as NIfTI."""
+    ending = next((ending for ending in _ENDINGS if path.name.endswith(ending)), "")
+    return path.name.removesuffix(ending), ending
+
+
 def contrast_of(path: Path) -> str | None:
     """The contrast that a BIDS file name tells of, or None.
 
     It is the suffix T1w, T1ce, T2w, PDw or FLAIR. An entity ``ce-...`` (contrast agent) turns T1w into T1ce, and
     makes any other suffix unknown: an image with contrast agent is never taken for one without.
     """
-    ending = next((ending for ending in _ENDINGS if path.name.endswith(ending)), None)
-    if ending is None:
-        return None
-    *entities, suffix = path.name.removesuffix(ending).split("_")
-    if suffix not in _SUFFIXES:
+    stem, ending = split_nifti_name(path)
+    *entities, suffix = stem.split("_")
+    if not ending or suffix not in CONTRASTS:
         return None
     if any(entity.startswith("ce-") for entity in entities):
         return "T1ce" if suffix in ("T1w", "T1ce") else None
@@ -49,7 +53,7 @@ def subject_folders(folder: Path, site: str) -> list[Path]:
         DataError: the folder does not exist, or has no such folders.
     """
     if not folder.is_dir():
-        raise DataError(f"site {site}: there is no folder {folder}; set sites.{site}.data, data_root or --data")
+        raise DataError(f"site {site}: there is no folder {folder}; set sites.{site}.data, data_root or --data-root")
     found = sorted(entry for entry in folder.glob("sub-*") if entry.is_dir())
     if not found:
         raise DataError(

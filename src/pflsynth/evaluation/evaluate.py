@@ -6,16 +6,16 @@ import csv
 import io
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
-from pflsynth.config import SplitName
+from pflsynth.config import SplitName, Task
 from pflsynth.data.slices import SliceStore
 from pflsynth.errors import DataError
-from pflsynth.evaluation.metrics import METRICS, to_unit
+from pflsynth.evaluation.metrics import METRICS, psnr, to_unit
 from pflsynth.federation.personalised import PersonalisedModel, open_personalised
 from pflsynth.files import write_atomic
 from pflsynth.runs import RunDirectory
@@ -62,39 +62,35 @@ def score_slices(target: np.ndarray, image: np.ndarray, mask: np.ndarray) -> dic
         image: (S, H, W) in [-1, 1].
         mask: (S, H, W) bool.
     """
-    shown = [index for index in range(len(mask)) if mask[index].any()]
-    pairs = [(to_unit(target[index]), to_unit(image[index]), mask[index]) for index in shown]
+    triples = _shown(target, image, mask)
     means = {}
     for name, metric in METRICS.items():
-        means[name] = float(np.mean([metric(reference, output) for reference, output, _ in pairs]))
-        means[f"{name}_mask"] = float(np.mean([metric(reference, output, part) for reference, output, part in pairs]))
+        means[name] = float(np.mean([metric(reference, output) for reference, output, _ in triples]))
+        means[f"{name}_mask"] = float(np.mean([metric(*triple) for triple in triples]))
     return means
 
 
 def evaluate_site(model: PersonalisedModel, store: SliceStore, split: SplitName) -> list[Score]:
     """Score a site's personalised model, and copying the source as a floor, on every subject and task of a split."""
     scores = []
-    for subject in store.subjects(split):
-        mask = store.mask(subject.name)
+    for subject, task in _served(model, store, split):
+        mask = store.mask(subject)
         shown = int(mask.any(axis=(1, 2)).sum())
-        for task in model.config.sites[model.site].tasks:
-            if not subject.serves(task):
-                continue
-            source, target = (store.slices(subject.name, contrast) for contrast in (task.source, task.target))
-            for name, image in ((PERSONALISED, model.synthesize(source, task)), (COPY, source)):
-                values = score_slices(target, image, mask)
-                scores.append(Score(model.site, str(task), subject.name, split, name, model.round, shown, **values))
+        source, target = (store.slices(subject, contrast) for contrast in (task.source, task.target))
+        for name, image in ((PERSONALISED, model.synthesize(source, task)), (COPY, source)):
+            values = score_slices(target, image, mask)
+            scores.append(Score(model.site, str(task), subject, split, name, model.round, shown, **values))
     return scores
 
 
 def validation_psnr(model: PersonalisedModel, store: SliceStore) -> float | None:
     """Mean PSNR within the mask over tasks and validation subjects of a site; ``None`` without such subjects."""
-    scores = [score for score in evaluate_site(model, store, "validation") if score.model == PERSONALISED]
-    by_task = [
-        statistics.fmean(score.psnr_mask for score in scores if score.task == task)
-        for task in {score.task for score in scores}
-    ]
-    return statistics.fmean(sorted(by_task)) if by_task else None
+    by_task: dict[Task, list[float]] = {}
+    for subject, task in _served(model, store, "validation"):
+        output = model.synthesize(store.slices(subject, task.source), task)
+        triples = _shown(store.slices(subject, task.target), output, store.mask(subject))
+        by_task.setdefault(task, []).append(float(np.mean([psnr(*triple) for triple in triples])))
+    return statistics.fmean(map(statistics.fmean, by_task.values())) if by_task else None
 
 
 def evaluate_run(
@@ -157,6 +153,20 @@ def write_scores(path: Path, scores: Sequence[Score]) -> None:
     writer.writeheader()
     writer.writerows(asdict(score) for score in scores)
     write_atomic(path, text.getvalue().encode())
+
+
+def _served(model: PersonalisedModel, store: SliceStore, split: SplitName) -> Iterator[tuple[str, Task]]:
+    """Every subject of the split with every task of the site that it serves."""
+    for subject in store.subjects(split):
+        for task in model.config.sites[model.site].tasks:
+            if subject.serves(task):
+                yield subject.name, task
+
+
+def _shown(target: np.ndarray, image: np.ndarray, mask: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Target, image (both in [0, 1]) and mask of every slice that shows the mask."""
+    indices = [index for index in range(len(mask)) if mask[index].any()]
+    return [(to_unit(target[index]), to_unit(image[index]), mask[index]) for index in indices]
 
 
 def _values(group: Sequence[Score], name: str) -> list[float]:

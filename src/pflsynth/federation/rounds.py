@@ -12,11 +12,11 @@ from typing import Protocol
 import torch
 
 from pflsynth.config import FederationConfig
-from pflsynth.errors import DataError
+from pflsynth.errors import DataError, ModelError
 from pflsynth.federation.aggregate import Aggregation, UpdateRefused
 from pflsynth.federation.checkpoint import Provenance, load_shared, save_shared
 from pflsynth.federation.personalised import save_personalised
-from pflsynth.federation.site import Site, check_quorum, initial_shared
+from pflsynth.federation.site import Site, initial_shared
 from pflsynth.networks.generators import PersonalizedGenerator
 from pflsynth.runs import RunDirectory, RunState
 
@@ -102,7 +102,7 @@ class Federation:
             else:
                 bases[site.name] = round_number
                 losses[site.name] = dict(update.metrics)
-        check_quorum(self.config, aggregation.accepted, refused)
+        self._check_quorum(aggregation.accepted, refused)
         shared = aggregation.result()
         save_shared(self.run.shared_path(round_number), shared, self._provenance(round_number))
         state = replace(state, round=round_number, bases=bases)
@@ -123,6 +123,14 @@ class Federation:
         self._prune(state)
         observer.on_round(record)
         return shared, state
+
+    def _check_quorum(self, accepted: Mapping[str, int], refused: Mapping[str, str]) -> None:
+        if len(accepted) < self.config.required_updates:
+            reasons = "; ".join(refused.values())
+            raise ModelError(
+                f"only {len(accepted)} of {len(self.config.sites)} sites sent a usable update, quorum is "
+                f"{self.config.required_updates}: {reasons}"
+            )
 
     def _save_personalised(self, state: RunState) -> None:
         """Save the personalised models of the result's round, with re-estimated batch-norm statistics."""

@@ -10,7 +10,7 @@ import torch
 from pflsynth.config import FederationConfig
 from pflsynth.data.slices import SliceStore
 from pflsynth.devices import use_device
-from pflsynth.errors import DataError, ModelError
+from pflsynth.errors import DataError
 from pflsynth.federation.aggregate import Update, UpdateRefused
 from pflsynth.federation.batch_norm import reestimate_batch_norm
 from pflsynth.federation.batches import Batch, Sample, batches, mixed_pass, training_epoch, usable_slices
@@ -183,13 +183,3 @@ def initial_shared(config: FederationConfig, site: str) -> dict[str, torch.Tenso
     method = METHODS[config.method]
     networks = method.networks(config, site)
     return shared_tensors(networks, method.sharing(config).partition(networks))
-
-
-def check_quorum(config: FederationConfig, accepted: Mapping[str, int], refused: Mapping[str, str]) -> None:
-    """Raise ModelError if too few updates of a round were accepted."""
-    if len(accepted) < config.required_updates:
-        reasons = "; ".join(refused.values())
-        raise ModelError(
-            f"only {len(accepted)} of {len(config.sites)} sites sent a usable update, quorum is "
-            f"{config.required_updates}: {reasons}"
-        )

@@ -13,14 +13,13 @@ from pflsynth import __version__
 from pflsynth.config import Task
 from pflsynth.data.grid import SliceGrid
 from pflsynth.data.scaling import BACKGROUND, fit_scale
-from pflsynth.data.subjects import contrast_of
+from pflsynth.data.subjects import contrast_of, split_nifti_name
 from pflsynth.data.volumes import Volume, load_volume, save_synthetic
 from pflsynth.errors import DataError, PflsynthError, UsageError
 from pflsynth.federation.personalised import PersonalisedModel
 from pflsynth.files import sha256_of_file, write_json
 
 NOTICE = "synthetic, not for diagnosis"
-NIFTI_ENDINGS = (".nii.gz", ".nii")
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ def synthesize_folder(
     Raises:
         DataError: if the folder has no volume of the source contrast.
     """
-    volumes = sorted(path for path in source.rglob("*") if path.name.endswith(NIFTI_ENDINGS))
+    volumes = sorted(path for path in source.rglob("*") if split_nifti_name(path)[1])
     contrasts = {path: contrast_of(path) for path in volumes}
     chosen = [path for path in volumes if contrasts[path] == task.source]
     if not any(contrasts.values()):
@@ -154,7 +153,7 @@ def provenance_path(out: Path) -> Path:
 
 
 def _split_ending(path: Path) -> tuple[str, str]:
-    for ending in NIFTI_ENDINGS:
-        if path.name.endswith(ending):
-            return path.name.removesuffix(ending), ending
-    raise UsageError(f"{path}: is not named as NIfTI; give a name that ends in .nii.gz or .nii")
+    stem, ending = split_nifti_name(path)
+    if not ending:
+        raise UsageError(f"{path}: is not named as NIfTI; give a name that ends in .nii.gz or .nii")
+    return stem, ending
