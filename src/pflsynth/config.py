@@ -13,12 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PositiveFloat, model_validator
 
 CONTRASTS = ("T1w", "T1ce", "T2w", "PDw", "FLAIR")
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 LOCAL_KEYS = ("data_root", "device", "workers", "threads")
+SITE_LOCAL_KEYS = ("data", "layout", "contrast_names")
 
 _TASK = re.compile(r"^\s*([A-Za-z0-9]+)\s*(?:->|→|:)\s*([A-Za-z0-9]+)\s*$")
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
@@ -97,11 +98,33 @@ class SplitConfig(Strict):
         return self
 
 
+class RegistrationConfig(Strict):
+    """How the contrasts of a subject come to lie on one grid."""
+
+    transform: Literal["rigid", "affine", "none"] = Field("rigid", description="none: they must lie on one grid")
+    reference: str | None = Field(None, description="contrast to register to; default: T1w, or the first there is")
+    voxel_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = Field(
+        None, strict=False, description="voxel size (X, Y, Z) to resample to; default: that of the reference"
+    )
+
+
+class IntensityConfig(Strict):
+    """How intensities become the [-1, 1] that the networks see."""
+
+    normalizer: Literal["percentile", "mean", "zscore", "nyul"] = "percentile"
+    bias_correction: bool = Field(False, description="N4 bias field correction before anything else is measured")
+
+
 class SiteConfig(Strict):
     """One hospital of the federation."""
 
     tasks: tuple[TaskText, ...] = Field(min_length=1, strict=False)
-    data: Path | None = Field(None, strict=False, description="BIDS-like folder (local); default: data_root/<site>")
+    brain_mask: bool = Field(False, description="every subject comes with a brain mask, which is applied")
+    data: Path | None = Field(None, strict=False, description="folder of images (local); default: data_root/<site>")
+    layout: str = Field("bids", description="bids, ixi, brats, oasis3, a file name pattern, or a .csv list (local)")
+    contrast_names: dict[str, str] = Field(
+        default_factory=dict, description="the site's own names of contrasts, such as {MPRAGE = T1w} (local)"
+    )
 
 
 class ModelConfig(Strict):
@@ -173,6 +196,8 @@ class FederationConfig(Strict):
     image: ImageConfig = ImageConfig()
     slices: SlicesConfig = SlicesConfig()
     split: SplitConfig = SplitConfig()
+    registration: RegistrationConfig = RegistrationConfig()
+    intensity: IntensityConfig = IntensityConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
     sites: dict[Annotated[str, Field(pattern=_NAME)], SiteConfig] = Field(min_length=1)
@@ -199,6 +224,11 @@ class FederationConfig(Strict):
                             f'site {name}, task {task}: contrast "{contrast}" is not among contrasts '
                             f"({', '.join(self.contrasts)})"
                         )
+        if self.registration.reference is not None and self.registration.reference not in self.contrasts:
+            raise ValueError(
+                f'registration.reference "{self.registration.reference}" is not among contrasts '
+                f"({', '.join(self.contrasts)})"
+            )
         if self.quorum is not None and self.quorum > len(self.sites):
             raise ValueError(f"quorum {self.quorum} is more than the {len(self.sites)} sites")
         if self.training.shift >= self.image.size:
@@ -229,7 +259,8 @@ class FederationConfig(Strict):
         """The resolved agreement without local keys, as plain JSON values."""
         content = self.model_dump(mode="json", exclude=set(LOCAL_KEYS))
         for site in content["sites"].values():
-            del site["data"]
+            for key in SITE_LOCAL_KEYS:
+                del site[key]
         return content
 
     def agreement_sha256(self) -> str:
@@ -239,7 +270,8 @@ class FederationConfig(Strict):
     def preparation(self, site: str) -> dict[str, Any]:
         """The settings that a site's prepared data depends on; ``train`` refuses data prepared with others."""
         content = self.agreement()
-        return {"site": site, **{key: content[key] for key in ("contrasts", "image", "slices", "split")}}
+        sections = {key: content[key] for key in ("contrasts", "image", "slices", "split", "registration", "intensity")}
+        return {"site": site, "brain_mask": self.sites[site].brain_mask, **sections}
 
 
 class SiteFile(Strict):
@@ -247,7 +279,9 @@ class SiteFile(Strict):
 
     site: str
     federation: Path = Field(strict=False, description="the agreement, relative to this file")
-    data: Path = Field(strict=False, description="BIDS-like folder, relative to this file")
+    data: Path = Field(strict=False, description="folder of images, relative to this file")
+    layout: str | None = Field(None, description="how the folder names its images; default: the federation's")
+    contrast_names: dict[str, str] | None = None
     device: str | None = Field(None, pattern=_DEVICE)
     workers: int | None = Field(None, ge=1)
     threads: int | None = Field(None, ge=1)

@@ -14,15 +14,19 @@ _ENDINGS = (".nii.gz", ".nii")
 
 @dataclass(frozen=True)
 class Subject:
-    """A person scanned at a site.
+    """The images of one session of a person at a site.
 
     Attributes:
-        name: as in BIDS, such as "sub-01".
+        name: unique at the site: "sub-01", or "sub-01_ses-02" if the person has images of several sessions.
+        person: "sub-01"; all sessions of a person stay in one split.
         volumes: NIfTI file of each contrast that the subject has.
+        mask: NIfTI file of the brain mask that came with the images, or None.
     """
 
     name: str
+    person: str
     volumes: dict[str, Path]
+    mask: Path | None = None
 
 
 def split_nifti_name(path: Path) -> tuple[str, str]:
@@ -90,7 +94,7 @@ def read_subject(folder: Path, contrasts: Sequence[str], site: str) -> Subject:
     ]
     if problems:
         raise DataError("\n".join(problems))
-    return Subject(name, {contrast: candidates[contrast][0] for contrast in contrasts if contrast in candidates})
+    return Subject(name, name, {contrast: candidates[contrast][0] for contrast in contrasts if contrast in candidates})
 
 
 def find_subjects(folder: Path, contrasts: Sequence[str], site: str) -> list[Subject]:

@@ -32,6 +32,19 @@ _BROKEN = (ImageFileError, HeaderDataError, EOFError, OSError, ValueError, TypeE
 
 
 @dataclass(frozen=True)
+class VoxelGrid:
+    """Where the voxels of a volume lie.
+
+    Attributes:
+        shape: (X, Y, Z).
+        affine: float64 (4, 4), voxel to millimetres, RAS.
+    """
+
+    shape: tuple[int, int, int]
+    affine: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class Volume:
     """One three-dimensional image in RAS orientation.
 
@@ -46,6 +59,12 @@ class Volume:
     affine: npt.NDArray[np.float64]
     spacing_mm: tuple[float, float, float]
     path: Path
+
+    @property
+    def grid(self) -> VoxelGrid:
+        """Where its voxels lie."""
+        x, y, z = self.data.shape
+        return VoxelGrid((x, y, z), self.affine)
 
 
 def load_volume(path: Path, where: str) -> Volume:

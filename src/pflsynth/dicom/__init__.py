@@ -1,0 +1,1 @@
+"""DICOM series to a BIDS-like folder without identifying tags."""
