@@ -45,14 +45,20 @@ def image_path(site: Path, subject: str, contrast: str) -> Path:
 
 
 def write_site(
-    site: Path, subjects: Mapping[str, Sequence[str]] | int, contrasts: Sequence[str] = ("T1w", "T2w")
+    site: Path,
+    subjects: Mapping[str, Sequence[str]] | int,
+    contrasts: Sequence[str] = ("T1w", "T2w"),
+    first_seed: int = 0,
 ) -> Path:
-    """Write a site; ``subjects`` is a number, or each subject's contrasts."""
+    """Write a site; ``subjects`` is a number, or each subject's contrasts. Sites of one federation differ in seed."""
     if isinstance(subjects, int):
         subjects = {f"sub-{number:02d}": contrasts for number in range(1, subjects + 1)}
     for number, (subject, own) in enumerate(subjects.items()):
         for place, contrast in enumerate(own):
-            write_nifti(image_path(site, subject, contrast), head(bright=200.0 + 50 * place, seed=10 * number + place))
+            write_nifti(
+                image_path(site, subject, contrast),
+                head(bright=200.0 + 50 * place, seed=first_seed + 10 * number + place),
+            )
     return site
 
 

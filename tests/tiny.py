@@ -92,7 +92,7 @@ class Tiny:
 def write_tiny(folder: Path) -> Path:
     """Write ``federation.toml`` and the data of both sites, four subjects each."""
     write_site(folder / "data" / "north", 4, ("T1w", "T2w", "FLAIR"))
-    write_site(folder / "data" / "south", 4, ("T1w", "T2w"))
+    write_site(folder / "data" / "south", 4, ("T1w", "T2w"), first_seed=1000)
     path = folder / "federation.toml"
     path.write_text(TINY)
     return path

@@ -11,11 +11,12 @@ from typing import Annotated
 
 import click
 import typer
-from rich.progress import TaskID
 
 from pflsynth import __version__
 from pflsynth.config import SplitName
+from pflsynth.data_verbs import check, prepare
 from pflsynth.errors import DataError, PflsynthError, UsageError
+from pflsynth.options import AsJson, Device, Force, Overrides, PreparedOrRuns, RunFolder
 
 app = typer.Typer(
     name="pflsynth",
@@ -27,15 +28,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="federation.toml, or a hospital's site.toml")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a key of the config")]
-DataRoot = Annotated[Path | None, typer.Option("--data-root", help="folder that holds the sites' data folders")]
-AsJson = Annotated[bool, typer.Option("--json", help="print one JSON document on stdout, texts on stderr")]
-Force = Annotated[bool, typer.Option("--force", help="replace what exists")]
-RunFolder = Annotated[Path, typer.Option("--run", help="run folder")]
-PreparedOrRuns = Annotated[Path | None, typer.Option("--prepared", help="folder of prepared data; default: the run's")]
-Device = Annotated[str | None, typer.Option("--device", help="torch device; default: the run's")]
-
 
 @app.callback(invoke_without_command=True)
 def pflsynth(version: Annotated[bool, typer.Option("--version", help="print the version and exit")] = False) -> None:
@@ -45,81 +37,8 @@ def pflsynth(version: Annotated[bool, typer.Option("--version", help="print the 
         raise typer.Exit
 
 
-@app.command()
-def check(config: ConfigPath, data_root: DataRoot = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Check a configuration and the data it names; changes nothing.
-
-    \b
-    Example:
-      pflsynth check federation.toml
-    """
-    from pflsynth.config_files import load_config
-    from pflsynth.console import Terminal
-    from pflsynth.data.quality import check_site
-
-    loaded = load_config(config, overrides or (), data_root)
-    terminal = Terminal(as_json)
-    terminal.finding(True, f"{config}: agreement {loaded.federation.agreement_sha256()[:12]}")
-    findings = {site: check_site(loaded.federation, site) for site in loaded.sites}
-    everything = [finding for found in findings.values() for finding in found]
-    for finding in everything:
-        terminal.finding(finding.ok, finding.text)
-    wrong = sum(not finding.ok for finding in everything)
-    terminal.document(
-        {
-            "agreement_sha256": loaded.federation.agreement_sha256(),
-            "ok": wrong == 0,
-            "findings": {site: [asdict(finding) for finding in found] for site, found in findings.items()},
-        }
-    )
-    if wrong:
-        raise DataError(f"{wrong} finding(s) need attention before pflsynth prepare; each line above says what to do")
-
-
-@app.command()
-def prepare(
-    config: ConfigPath,
-    out: Annotated[Path, typer.Option("--out", help="folder to write; one folder a site")] = Path("prepared"),
-    data_root: DataRoot = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave bad subjects out and go on")] = False,
-    force: Force = False,
-    overrides: Overrides = None,
-    as_json: AsJson = False,
-) -> None:
-    """Turn NIfTI folders into checked, scaled, split slices that training reads.
-
-    \b
-    Example:
-      pflsynth prepare federation.toml --out prepared
-    """
-    from pflsynth.config_files import load_config
-    from pflsynth.console import Terminal, preparation_table
-    from pflsynth.data.prepare import prepare_site
-
-    loaded = load_config(config, overrides or (), data_root)
-    terminal = Terminal(as_json)
-    reports, errors = {}, []
-    with terminal.progress() as bar:
-        for site in loaded.sites:
-            task = bar.add_task(f"prepare {site}", total=None)
-
-            def show(done: int, total: int, bar_task: TaskID = task) -> None:
-                bar.update(bar_task, completed=done, total=total)
-
-            try:
-                reports[site] = prepare_site(
-                    loaded.federation, site, out / site, force=force, skip_bad=skip_bad, progress=show
-                )
-            except DataError as error:
-                errors.append(str(error))
-    if reports:
-        terminal.table(preparation_table(reports))
-    for report in reports.values():
-        for note in report.notes:
-            terminal.say(f"{report.site}: {note}")
-    terminal.document({site: asdict(report) for site, report in reports.items()})
-    if errors:
-        raise DataError("\n".join(errors))
+app.command()(check)
+app.command()(prepare)
 
 
 @app.command()
@@ -225,6 +144,9 @@ def synthesize(
     site: Annotated[str, typer.Option("--site", help="site whose personalised model is used")],
     run: RunFolder,
     out: Annotated[Path, typer.Option("--out", help="NIfTI file, or a folder if IN is one")],
+    mask: Annotated[
+        Path | None, typer.Option("--mask", help="brain mask of IN, if the site's data was prepared with masks")
+    ] = None,
     device: Device = None,
     force: Force = False,
     as_json: AsJson = False,
@@ -248,11 +170,13 @@ def synthesize(
     with terminal.progress() as bar:
         shown = bar.add_task("synthesise", total=None)
         if source.is_dir():
+            if mask is not None:
+                raise UsageError("--mask is for one file; in a folder, each mask is looked for beside its image")
             written, errors = synthesize_folder(
                 source, out, model, wanted, force=force, on_file=lambda i, n, _: bar.update(shown, completed=i, total=n)
             )
         else:
-            written = [synthesize_file(source, out, model, wanted, force=force)]
+            written = [synthesize_file(source, out, model, wanted, mask=mask, force=force)]
     for item in written:
         terminal.say(f"{item.path}: {wanted} by the model of {site}, {item.provenance['notice']}")
     terminal.document([{"path": str(item.path), **item.provenance} for item in written])

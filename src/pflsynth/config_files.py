@@ -49,7 +49,8 @@ def load_config(path: Path, overrides: Sequence[str] = (), data_root: Path | Non
             f'{path}: site "{site.site}" is not in {agreement_path}, which has {", ".join(federation.site_names)}'
         )
     data = data_root / site.site if data_root is not None else path.parent / site.data
-    here = federation.sites[site.site].model_copy(update={"data": data.absolute()})
+    own = {key: getattr(site, key) for key in ("layout", "contrast_names") if getattr(site, key) is not None}
+    here = federation.sites[site.site].model_copy(update={"data": data.absolute(), **own})
     local = {key: getattr(site, key) for key in ("device", "workers", "threads") if getattr(site, key) is not None}
     federation = federation.model_copy(update={"sites": {**federation.sites, site.site: here}, **local})
     return LoadedConfig(federation, (site.site,), path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,10 +14,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from pflsynth.config import SPLITS
+from pflsynth.data.plan import SitePlan
 from pflsynth.data.prepare import PrepareReport
 from pflsynth.evaluation.evaluate import COPY, Summary
+from pflsynth.quality.findings import Level
+from pflsynth.quality.site import SiteCheck
 
 NOT_A_TERMINAL_WIDTH = 130
+MANY_SUBJECTS = 40
+
+_MARKS: dict[Level, str] = {"ok": "[green]✓[/]", "suspicious": "[yellow]![/]", "wrong": "[red]✗[/]"}
 
 
 class Terminal:
@@ -37,9 +43,9 @@ class Terminal:
         """Print a table."""
         self._out.print(table)
 
-    def finding(self, ok: bool, text: str) -> None:
-        """Print one line of a ✓/✗ list."""
-        self._out.print(f"[{'green' if ok else 'red'}]{'✓' if ok else '✗'}[/] {escape(text)}", soft_wrap=True)
+    def finding(self, level: Level, text: str) -> None:
+        """Print one line of a ✓/!/✗ list."""
+        self._out.print(f"{_MARKS[level]} {escape(text)}", soft_wrap=True)
 
     def document(self, content: object) -> None:
         """Print the JSON document of ``--json``; nothing without it."""
@@ -52,6 +58,15 @@ class Terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=self._progress, disable=not self._progress.is_terminal, transient=True) as bar:
             yield bar
+
+    def counter(self, bar: Progress, text: str) -> Callable[[int, int], None]:
+        """A new line of a progress bar, as a function of (done, total)."""
+        task = bar.add_task(text, total=None)
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        return show
 
 
 class TrainingProgress:
@@ -81,7 +96,7 @@ class TrainingProgress:
             parts.append(f"{site} {sum(values) / len(values):.3f}")
         self._terminal.say(f"round {number:>3}/{self._rounds}  mean L1: {'  '.join(parts)}")
         for reason in record["refused"].values():
-            self._terminal.finding(False, f"round {number}: refused: {reason}")
+            self._terminal.finding("wrong", f"round {number}: refused: {reason}")
         if "validation_psnr" in record:
             scores = {site: score for site, score in record["validation_psnr"].items() if score is not None}
             texts = "  ".join(f"{site} {score:.2f} dB" for site, score in scores.items())
@@ -109,12 +124,48 @@ def score_table(summaries: Sequence[Summary], title: str) -> Table:
     return table
 
 
+def show_check(terminal: Terminal, check: SiteCheck, everything: bool) -> None:
+    """Print what was found at a site: a table of its subjects, then every reason.
+
+    Args:
+        terminal: where to.
+        check: the site's.
+        everything: list the subjects that are well too, even if there are many.
+    """
+    shown = [own for own in check.subjects if own.findings or everything or len(check.subjects) <= MANY_SUBJECTS]
+    table = Table("", "subject", "contrasts", "split", "grid", "to look at", title=check.site, title_justify="left")
+    for own in shown:
+        looks = ", ".join(dict.fromkeys(" ".join((finding.check, *finding.contrasts)) for finding in own.findings))
+        level: Level = "wrong" if not own.usable else "suspicious" if own.findings else "ok"
+        split = check.splits.get(own.subject.person, "")
+        table.add_row(_MARKS[level], own.subject.name, " ".join(own.subject.volumes), split, own.facts, looks)
+    if shown:
+        terminal.table(table)
+    if len(shown) < len(check.subjects):
+        terminal.finding("ok", f"site {check.site}: {len(check.subjects) - len(shown)} more subjects are well (--all)")
+    for finding in check.every_finding:
+        for line in finding.text.splitlines():
+            terminal.finding(finding.level, line)
+
+
+def plan_table(plans: Mapping[str, SitePlan]) -> Table:
+    """What ``prepare --dry-run`` tells of each site."""
+    table = Table("site", "layout", "subjects", "finished", "bad", *SPLITS, title="to prepare", title_justify="left")
+    for site, plan in plans.items():
+        counts = (str(len(plan.subjects[split])) for split in SPLITS)
+        table.add_row(site, plan.layout, str(plan.images), str(plan.finished), str(len(plan.bad)), *counts)
+    return table
+
+
 def preparation_table(reports: Mapping[str, PrepareReport]) -> Table:
-    """Subjects and slices of each site and task in each split."""
-    table = Table("site", "task", *SPLITS, title="prepared: subjects (slices of the site)", title_justify="left")
+    """Subjects and slices of each site and task in each split, and how many volumes were registered."""
+    title = "prepared: subjects (slices of the site)"
+    table = Table("site", "task", *SPLITS, "registered", title=title, title_justify="left")
     for site, report in reports.items():
+        moved = f"{report.registered} of {report.registered + report.untouched}"
         for task, counts in report.tasks.items():
-            table.add_row(site, task, *(f"{counts[split]} ({report.slices[split]})" for split in SPLITS))
+            table.add_row(site, task, *(f"{counts[split]} ({report.slices[split]})" for split in SPLITS), moved)
+            moved = ""
     return table
 
 

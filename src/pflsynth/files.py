@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import safetensors
-import safetensors.torch
-import torch
+import safetensors.numpy
 
-from pflsynth.errors import ModelError, PflsynthError
+from pflsynth.errors import ModelError, PflsynthError, UsageError
+
+if TYPE_CHECKING:
+    import torch
 
 FORMAT_VERSION = 1
 """Version of the tensor files that :func:`save_tensors` writes."""
@@ -60,6 +63,31 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def replace_folder(new: Path, folder: Path) -> None:
+    """Rename a folder into the place of another, which is removed.
+
+    A kill between the two renames leaves the old folder under a hidden name: see :func:`restore_folder`.
+
+    Args:
+        new: whole, in the same parent folder.
+        folder: where it goes; it may be absent.
+    """
+    old = _replaced(folder)
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    sync_folder(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def restore_folder(folder: Path) -> None:
+    """Mend what a killed :func:`replace_folder` left: put the old folder back, or remove it if the new one is there."""
+    old = _replaced(folder)
+    if old.is_dir() and not folder.exists():
+        old.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def replaced_folder(folder: Path) -> Iterator[Path]:
     """Make a folder that appears whole, in the place of the one that was there, or not at all.
@@ -71,32 +99,44 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
     Raises:
         OSError: disk full, no permission.
     """
-    temporary, old = _hidden(folder, f"new-{os.getpid()}"), _hidden(folder, "replaced")
+    temporary = folder.with_name(f".{folder.name}.new-{os.getpid()}")
     temporary.mkdir(parents=True)
     try:
         yield temporary
         sync_folder(temporary)
-        if folder.exists():
-            folder.rename(old)
-        temporary.rename(folder)
-        sync_folder(folder.parent)
+        replace_folder(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
 
 
 def clean_leftovers(folder: Path) -> None:
     """Remove what killed runs of :func:`replaced_folder` left, and put the old folder back if it was being replaced."""
-    old = _hidden(folder, "replaced")
-    if old.is_dir() and not folder.exists():
-        old.rename(folder)
-    for leftover in (*folder.parent.glob(_hidden(folder, "new-*").name), old):
+    restore_folder(folder)
+    for leftover in folder.parent.glob(f".{folder.name}.new-*"):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _hidden(folder: Path, purpose: str) -> Path:
-    return folder.with_name(f".{folder.name}.{purpose}")
+def _replaced(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.replaced")
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, busy: str) -> Iterator[None]:
+    """Hold a lock file; it is released however the process ends.
+
+    Args:
+        path: the lock file, made if it is absent.
+        busy: text of the error.
+
+    Raises:
+        UsageError: another process holds it.
+    """
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(busy) from None
+        yield
 
 
 def sha256_of_file(path: Path) -> str:
@@ -149,15 +189,22 @@ def save_tensors(
     # One header key: safetensors writes several in random order.
     header = {**metadata, "format": FORMAT_VERSION, "kind": kind}
     text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    stored = {name: _own_copy(tensor) for name, tensor in tensors.items()}
-    write_atomic(path, safetensors.torch.save(stored, {_HEADER_KEY: text}))
+    arrays = {name: np.ascontiguousarray(own) for name, own in tensors.items() if isinstance(own, np.ndarray)}
+    if len(arrays) == len(tensors):
+        content = safetensors.numpy.save(arrays, {_HEADER_KEY: text})
+    else:
+        content = _torch_bytes(tensors, {_HEADER_KEY: text})
+    write_atomic(path, content)
 
 
-def _own_copy(tensor: torch.Tensor | npt.NDArray[Any]) -> torch.Tensor:
-    """A contiguous CPU copy: safetensors refuses views and tensors that share memory."""
-    if isinstance(tensor, np.ndarray):
-        return torch.from_numpy(np.array(tensor, order="C"))
-    return tensor.detach().to("cpu", copy=True).contiguous()
+def _torch_bytes(tensors: Mapping[str, torch.Tensor | npt.NDArray[Any]], header: dict[str, str]) -> bytes:
+    """Torch is imported only where it is used: processes that prepare data start in a tenth of the time."""
+    import safetensors.torch
+    import torch
+
+    # Contiguous CPU copies: safetensors refuses views and tensors that share memory.
+    stored = {name: torch.as_tensor(own).detach().to("cpu", copy=True).contiguous() for name, own in tensors.items()}
+    return bytes(safetensors.torch.save(stored, header))
 
 
 def load_tensors(

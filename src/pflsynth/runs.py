@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -27,7 +26,7 @@ from pydantic import TypeAdapter, ValidationError
 from pflsynth.config import FederationConfig
 from pflsynth.config_files import load_config
 from pflsynth.errors import DataError, ModelError, UsageError
-from pflsynth.files import read_json, write_atomic, write_json
+from pflsynth.files import exclusive, read_json, write_atomic, write_json
 
 STATE_FORMAT = 1
 
@@ -230,11 +229,8 @@ class RunDirectory:
         Raises:
             UsageError: if another process trains in this run.
         """
-        with (self.folder / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UsageError(f"{self.folder}: another process is training in this run; wait for it") from None
+        busy = f"{self.folder}: another process is training in this run; wait for it"
+        with exclusive(self.folder / ".lock", busy):
             yield
 
     def _read_table(self, name: str) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def resume(run_folder: Path, observer: RoundObserver, prepared: Path | None = No
 
 def _train(config: FederationConfig, sites: Sequence[Site], run: RunDirectory, observer: RoundObserver) -> RunState:
     def validate(site: Site, generator: PersonalizedGenerator) -> float | None:
-        model = PersonalisedModel(config, site.name, 0, generator, {}, "")
+        model = PersonalisedModel(config, site.name, 0, generator, site.store.manifest.intensity, "")
         return validation_psnr(model, site.store)
 
     return Federation(config, sites, run).train(observer, validate)

@@ -9,13 +9,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
 
+from pflsynth.data import subject_slices
 from pflsynth.data.prepare import prepare_site
 from pflsynth.data.slices import SliceStore
+from pflsynth.data.subjects import Subject
 from pflsynth.data.volumes import load_volume
 from pflsynth.errors import DataError
 from tests.data_builders import AFFINE, federation, head, image_path, small_disk, tree, write_nifti, write_site
@@ -116,41 +119,48 @@ def test_contrasts_on_different_grids_are_printed_and_the_cure_is_named(
 ) -> None:
     damage(image_path(write_site(tmp_path / "here", 4), "sub-02", "T2w"))
     with pytest.raises(DataError) as caught:
-        prepare_site(federation(tmp_path), "here", tmp_path / "out")
+        prepare_site(federation(tmp_path, registration={"transform": "none"}), "here", tmp_path / "out")
     text = str(caught.value)
     assert "site here, subject sub-02: its contrasts do not share one grid" in text
     assert words in text
     assert "T1w (sub-02_T1w.nii.gz): shape 24 x 28 x 6, spacing 1 x 1 x 3 mm, affine [[1.0, 0.0, 0.0, -12.0]" in text
-    assert "resample" in text
+    assert "set it to rigid" in text
 
 
 def test_affines_that_differ_by_rounding_are_one_grid(tmp_path: Path) -> None:
-    write_nifti(image_path(write_site(tmp_path / "here", 1), "sub-01", "T2w"), head(), shifted(0.0005))
-    prepare_site(federation(tmp_path), "here", tmp_path / "out")
+    write_nifti(image_path(write_site(tmp_path / "here", 1), "sub-01", "T2w"), head(seed=5), shifted(0.0005))
+    prepare_site(federation(tmp_path, registration={"transform": "none"}), "here", tmp_path / "out")
 
 
 def bad_site(root: Path) -> Path:
     """Six subjects; 02 has a NaN, 03 two candidates, 05 is cut short and its other contrast constant."""
     site = write_site(root / "here", 6)
     replace(with_voxel(np.nan))(image_path(site, "sub-02", "T2w"))
-    write_nifti(image_path(site, "sub-03", "run-2_T1w"), head())
+    image_path(site, "sub-03", "T1w").rename(image_path(site, "sub-03", "acq-tse_T1w"))
+    write_nifti(image_path(site, "sub-03", "acq-mprage_T1w"), head())
     cut(0.5)(image_path(site, "sub-05", "T1w"))
     replace(np.full(head().shape, 5.0))(image_path(site, "sub-05", "T2w"))
     return site
 
 
+def strangers(folder: Path) -> list[str]:
+    """What is beside the outputs that no workspace owns."""
+    own = (".here.work", ".here.records")
+    return sorted(path.name for path in folder.iterdir() if path.name not in own)
+
+
 @pytest.mark.parametrize("workers", [1, 2])
-def test_all_bad_subjects_are_reported_at_once_and_nothing_is_left(tmp_path: Path, workers: int) -> None:
+def test_all_bad_subjects_are_reported_at_once_and_no_output_is_made(tmp_path: Path, workers: int) -> None:
     bad_site(tmp_path)
     (tmp_path / "prepared").mkdir()
     with pytest.raises(DataError) as caught:
         prepare_site(federation(tmp_path, workers=workers), "here", tmp_path / "prepared" / "here")
     first, *lines = str(caught.value).splitlines()
-    assert first.startswith("site here: 3 subjects cannot be used; mend what is listed, or give --skip-bad")
+    assert first.startswith("site here: 3 subjects cannot be used; mend what is listed and give the same command again")
     starts = ["sub-02, contrast T2w", "sub-03, contrast T1w: 2 files", "sub-05, contrast T1w", "sub-05, contrast T2w"]
     assert len(lines) == len(starts)
     assert all(line.startswith(f"site here, subject {start}") for line, start in zip(lines, starts, strict=True))
-    assert list((tmp_path / "prepared").iterdir()) == []
+    assert strangers(tmp_path / "prepared") == []
 
 
 def test_skip_bad_goes_on_and_names_the_skipped(tmp_path: Path) -> None:
@@ -192,34 +202,113 @@ def test_a_head_that_does_not_fit_names_the_subject(tmp_path: Path) -> None:
         prepare_site(federation(tmp_path, image={"size": 24, "spacing_mm": 0.5}), "here", tmp_path / "out")
 
 
-def test_a_full_disk_leaves_the_old_folder_as_it_was(tmp_path: Path) -> None:
+def whole(prepared: Path) -> dict[str, bytes]:
+    """The outputs in a folder, without unfinished work."""
+    return {name: data for name, data in tree(prepared).items() if not name.startswith(".")}
+
+
+def test_a_full_disk_leaves_the_old_folder_as_it_was_and_the_next_call_goes_on(tmp_path: Path) -> None:
     write_site(tmp_path / "here", 3)
     out = tmp_path / "prepared" / "here"
     prepare_site(federation(tmp_path), "here", out)
-    before = tree(tmp_path / "prepared")
+    before = whole(out.parent)
+    three = federation(tmp_path, slices={"maximum": 3})
     with small_disk(20_000), pytest.raises(OSError, match="File too large"):
-        prepare_site(federation(tmp_path, slices={"maximum": 3}), "here", out, force=True)
-    assert tree(tmp_path / "prepared") == before
+        prepare_site(three, "here", out, force=True)
+    assert whole(out.parent) == before
+    prepare_site(three, "here", out, force=True)
+    prepare_site(three, "here", tmp_path / "at once")
+    assert tree(out) == tree(tmp_path / "at once")
+    assert [path.name for path in out.parent.iterdir()] == ["here"]
 
 
 def test_ctrl_c_leaves_the_old_folder_as_it_was(tmp_path: Path) -> None:
     write_site(tmp_path / "here", 3)
     out = tmp_path / "prepared" / "here"
     prepare_site(federation(tmp_path), "here", out)
-    before = tree(tmp_path / "prepared")
+    before = whole(out.parent)
 
     def interrupt(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         prepare_site(federation(tmp_path), "here", out, force=True, progress=interrupt)
-    assert tree(tmp_path / "prepared") == before
+    assert whole(out.parent) == before
+
+
+@pytest.mark.parametrize("normalizer", ["percentile", "nyul"])
+def test_what_is_finished_is_not_done_again(tmp_path: Path, normalizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = write_site(tmp_path / "here", 5)
+    config = federation(tmp_path, intensity={"normalizer": normalizer})
+    prepare_site(config, "here", tmp_path / "at once")
+    looked: list[str] = []
+    real = subject_slices.examine_subject
+
+    def counted(config: Any, site: str, subject: Subject, known: Any = None) -> Any:
+        looked.append(subject.name)
+        return real(config, site, subject, known)
+
+    monkeypatch.setattr(subject_slices, "examine_subject", counted)
+
+    def stop_after(count: int) -> Callable[[int, int], None]:
+        def stop(done: int, total: int) -> None:
+            if done == count:
+                raise KeyboardInterrupt
+
+        return stop
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare_site(config, "here", tmp_path / "out", progress=stop_after(3))
+    assert looked == ["sub-01", "sub-02", "sub-03"]
+    looked.clear()
+    other = head(seed=99)
+    kept = image_path(site, "sub-02", "T2w").read_bytes()
+    write_nifti(image_path(site, "sub-02", "T2w"), other)  # changed meanwhile: done again
+    with pytest.raises(KeyboardInterrupt):
+        prepare_site(config, "here", tmp_path / "out", progress=stop_after(4))
+    assert looked == ["sub-02", "sub-04"]
+    image_path(site, "sub-02", "T2w").write_bytes(kept)
+    prepare_site(config, "here", tmp_path / "out")
+    assert tree(tmp_path / "out") == tree(tmp_path / "at once")
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_unfinished_work_of_other_settings_is_thrown_away(tmp_path: Path) -> None:
+    write_site(tmp_path / "here", 3)
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare_site(federation(tmp_path), "here", tmp_path / "out", progress=stop)
+    other = federation(tmp_path, slices={"maximum": 2})
+    prepare_site(other, "here", tmp_path / "out")
+    prepare_site(other, "here", tmp_path / "at once")
+    assert tree(tmp_path / "out") == tree(tmp_path / "at once")
+
+
+def test_a_damaged_record_or_slice_file_is_done_again(tmp_path: Path) -> None:
+    write_site(tmp_path / "here", 3)
+
+    def stop(done: int, total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare_site(federation(tmp_path), "here", tmp_path / "out", progress=stop)
+    (tmp_path / ".out.records" / "sub-01.json").write_text("{")
+    cut(0.5)(tmp_path / ".out.work" / "sub-02.safetensors")
+    (tmp_path / ".out.work" / "sub-77.safetensors").write_bytes(b"of a subject that is no more")
+    prepare_site(federation(tmp_path), "here", tmp_path / "out")
+    prepare_site(federation(tmp_path), "here", tmp_path / "at once")
+    assert tree(tmp_path / "out") == tree(tmp_path / "at once")
 
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 from tests.data_builders import federation
+from pflsynth.data import subject_slices
 from pflsynth.data.prepare import prepare_site
 
 def kill(done, total):
@@ -231,7 +320,7 @@ prepare_site(federation(root), "here", root / "prepared" / "here", force=True, p
 """
 
 
-def test_a_killed_prepare_leaves_nothing_that_looks_whole_and_the_next_one_cleans_up(tmp_path: Path) -> None:
+def test_a_killed_prepare_leaves_nothing_that_looks_whole_and_the_next_one_goes_on(tmp_path: Path) -> None:
     write_site(tmp_path / "here", 3)
     prepared = tmp_path / "prepared"
     project = Path(__file__).parents[2]
@@ -242,12 +331,12 @@ def test_a_killed_prepare_leaves_nothing_that_looks_whole_and_the_next_one_clean
         check=False,
     )
     assert result.returncode == -signal.SIGKILL
-    assert not (prepared / "here").exists()
-    assert len(list(prepared.iterdir())) == 1  # the leftover, without a manifest
+    assert strangers(prepared) == []
     assert not list(prepared.rglob("manifest.json"))
     prepare_site(federation(tmp_path), "here", prepared / "here")
     assert [path.name for path in prepared.iterdir()] == ["here"]
-    SliceStore(prepared / "here").verify()
+    prepare_site(federation(tmp_path), "here", tmp_path / "at once")
+    assert tree(prepared / "here") == tree(tmp_path / "at once")
 
 
 def test_a_kill_while_the_old_folder_is_replaced_loses_nothing(tmp_path: Path) -> None:
@@ -260,4 +349,4 @@ def test_a_kill_while_the_old_folder_is_replaced_loses_nothing(tmp_path: Path) -
     with pytest.raises(DataError):
         prepare_site(federation(tmp_path), "here", out, force=True)
     assert tree(out) == before
-    assert [path.name for path in out.parent.iterdir()] == ["here"]
+    assert strangers(out.parent) == ["here"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pflsynth.config import LOCAL_KEYS, FederationConfig, Task, sha256_of_json
+from pflsynth.config import LOCAL_KEYS, SITE_LOCAL_KEYS, FederationConfig, Task, sha256_of_json
 from pflsynth.config_files import load_config
 from pflsynth.errors import UsageError
 
@@ -53,7 +53,9 @@ def test_the_hash_is_sha256_of_canonical_json() -> None:
 def test_the_hash_ignores_local_keys() -> None:
     local = {"data_root": "/elsewhere", "device": "cuda", "workers": 7, "threads": 9}
     assert set(local) == set(LOCAL_KEYS)
-    sites = {"a": {"tasks": ["T1w->T2w"], "data": "/mnt/a"}, "b": BASE["sites"]["b"]}
+    own = {"data": "/mnt/a", "layout": "ixi", "contrast_names": {"MPRAGE": "T1w"}}
+    assert set(own) == set(SITE_LOCAL_KEYS)
+    sites = {"a": {"tasks": ["T1w->T2w"], **own}, "b": BASE["sites"]["b"]}
     assert config(**local, sites=sites).agreement_sha256() == config().agreement_sha256()
 
 
@@ -77,6 +79,11 @@ OTHER_VALUES: dict[str, Any] = {
     "split.validation": 0.2,
     "split.test": 0.1,
     "split.seed": 1,
+    "registration.transform": "affine",
+    "registration.reference": "T2w",
+    "registration.voxel_mm": [1.0, 1.0, 3.0],
+    "intensity.normalizer": "nyul",
+    "intensity.bias_correction": True,
     "model.width": 32,
     "model.residual_layers": 8,
     "model.split_stage": 8,
@@ -94,6 +101,7 @@ OTHER_VALUES: dict[str, Any] = {
     "training.select": "validation",
     "training.keep_every": 5,
     "sites.a.tasks": ["T2w->T1w"],
+    "sites.a.brain_mask": True,
 }
 
 
@@ -113,7 +121,9 @@ def test_the_hash_changes_with_every_agreed_key(key: str) -> None:
 
 def test_every_agreed_key_is_tried_above() -> None:
     keys = set(_leaves(config().agreement()))
-    untried = keys - set(OTHER_VALUES) - {"method", "sites.b.tasks"}  # method has one value so far
+    untried = (
+        keys - set(OTHER_VALUES) - {"method", "sites.b.tasks", "sites.b.brain_mask"}
+    )  # method has one value so far
     assert not untried
 
 
@@ -123,7 +133,12 @@ def test_the_hash_changes_with_a_site() -> None:
 
 def test_preparation_depends_on_what_slices_depend_on() -> None:
     assert config(seed=5, rounds=2).preparation("a") == config().preparation("a")
-    for key, value in (("image", {"size": 64}), ("slices", {"maximum": 2}), ("split", {"seed": 1})):
+    for key, value in (
+        ("image", {"size": 64}),
+        ("slices", {"maximum": 2}),
+        ("split", {"seed": 1}),
+        ("intensity", {"normalizer": "mean"}),
+    ):
         assert config(**{key: value}).preparation("a") != config().preparation("a")
 
 
@@ -350,12 +365,15 @@ def test_data_folders_are_relative_to_the_file(tmp_path: Path, monkeypatch: pyte
 def test_a_site_file_tells_of_one_hospital(tmp_path: Path) -> None:
     write(tmp_path / "shared" / "federation.toml")
     text = 'site = "b"\nfederation = "../shared/federation.toml"\ndata = "images"\nthreads = 5\nworkers = 3\n'
+    text += 'layout = "ixi"\ncontrast_names = {MPRAGE = "T1w"}\n'
     loaded = load_config(write(tmp_path / "here" / "site.toml", text), ("rounds=4",))
     assert loaded.sites == ("b",)
     assert loaded.federation.site_names == ("a", "b")
     assert loaded.federation.data_folder("b") == tmp_path / "here" / "images"
     assert (loaded.federation.threads, loaded.federation.workers, loaded.federation.device) == (5, 3, "cpu")
     assert loaded.federation.rounds == 4
+    assert loaded.federation.sites["b"].layout == "ixi"
+    assert loaded.federation.sites["b"].contrast_names == {"MPRAGE": "T1w"}
     alone = load(tmp_path / "shared" / "federation.toml", "rounds=4")
     assert loaded.federation.agreement_sha256() == alone.agreement_sha256()
 

@@ -34,7 +34,7 @@ NAMES = ("psnr", "psnr_mask", "ssim", "ssim_mask")
 
 
 def score(subject: str, value: float, model: str = "personalised", task: str = "T1w->T2w") -> Score:
-    return Score("north", task, subject, "test", model, 3, 5, value, value + 1, value / 100, value / 50)
+    return Score("north", task, subject, "", "test", model, 3, 5, value, value + 1, value / 100, value / 50)
 
 
 @pytest.fixture(scope="module")

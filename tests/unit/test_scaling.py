@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pflsynth.data.scaling import Scale, fit_scale, head_mask
+from pflsynth.data.head import head_mask
+from pflsynth.data.scaling import Scale, fit_scale
 from pflsynth.errors import DataError
 from tests.data_builders import head
 
@@ -21,11 +22,17 @@ def overlap(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def test_scale_by_hand() -> None:
-    scale = Scale(100, 300)
+    scale = Scale.linear(100, 300)
     values = np.array([50, 100, 150, 200, 300, 400], dtype=np.float32)
     assert scale.apply(values).tolist() == [-1, -1, -0.5, 0, 1, 1]
     assert scale.apply(values).dtype == np.float32
     assert scale.invert(np.array([-1, -0.5, 0, 1])).tolist() == [100, 150, 200, 300]
+
+
+def test_a_scale_of_three_knots_by_hand() -> None:
+    scale = Scale((0, 10, 110), (-1, 0, 1))
+    assert scale.apply([-5, 0, 5, 10, 60, 110, 200]).tolist() == [-1, -1, -0.5, 0, 0.5, 1, 1]
+    assert scale.invert([-1, -0.5, 0, 0.5, 1]).tolist() == [0, 5, 10, 60, 110]
 
 
 def test_percentiles_of_a_skull_stripped_volume_by_hand() -> None:
@@ -33,10 +40,10 @@ def test_percentiles_of_a_skull_stripped_volume_by_hand() -> None:
     data = np.zeros((40, 40, 4), np.float32)
     data[10:35, 10:30, :] = 500 + np.tile(np.arange(1, 1001), 2).reshape(25, 20, 4)
     scale, mask = fit_scale(data, "x")
-    assert scale.low == 0
+    assert scale.values[0] == 0
     assert overlap(mask, data > 0) > 0.92  # a box of 25 x 20: one voxel of blur around it
-    assert scale.high == np.percentile(data[mask], 99.5)
-    assert scale.high == pytest.approx(1495, abs=2)
+    assert scale.values[1] == np.percentile(data[mask], 99.5)
+    assert scale.values[1] == pytest.approx(1495, abs=2)
 
 
 @pytest.mark.parametrize("noise", [0.0, 3.0, 10.0])
@@ -80,7 +87,7 @@ def test_a_few_very_bright_voxels_do_not_move_the_scale() -> None:
     data = head((48, 56, 8)).astype(np.float32)
     spiked = data.copy()
     spiked[24, 28, 4] = 1e6
-    assert fit_scale(spiked, "x")[0].high == pytest.approx(fit_scale(data, "x")[0].high, rel=0.02)
+    assert fit_scale(spiked, "x")[0].values[1] == pytest.approx(fit_scale(data, "x")[0].values[1], rel=0.02)
 
 
 def test_a_background_that_is_not_dark_is_refused() -> None:

@@ -100,9 +100,9 @@ def test_another_site_with_the_same_data_draws_other_numbers(tiny: Tiny, tmp_pat
     )
     updates = []
     for name in ("north", "south"):
-        prepare_site(twins, name, tmp_path / "prepared" / name)
+        prepare_site(twins, name, tmp_path / f"prepared by {name}" / name)
         (tmp_path / name).mkdir()
-        site = Site(twins, name, SliceStore(tmp_path / "prepared" / name), tmp_path / name)
+        site = Site(twins, name, SliceStore(tmp_path / f"prepared by {name}" / name), tmp_path / name)
         updates.append(site.train_round(initial_shared(twins, name), 1, 0))
     assert equal(initial_shared(twins, "north"), initial_shared(twins, "south"))
     assert not equal(dict(updates[0].tensors), dict(updates[1].tensors))

@@ -13,8 +13,10 @@ import torch
 import pflsynth
 from pflsynth.config import Task
 from pflsynth.data.grid import SliceGrid
+from pflsynth.data.manifest import ContrastIntensity, SiteIntensity
+from pflsynth.data.normalizers import NORMALIZERS
 from pflsynth.data.prepare import prepare_site
-from pflsynth.data.scaling import Scale, fit_scale
+from pflsynth.data.scaling import fit_scale
 from pflsynth.data.slices import SliceStore
 from pflsynth.data.volumes import load_volume
 from pflsynth.errors import DataError, UsageError
@@ -32,7 +34,13 @@ from pflsynth.synthesis.synthesize import (
 from ..data_builders import AFFINE, federation, head, image_path, tree, write_nifti
 
 TASK = Task.parse("T1w->T2w")
-SCALES = {"T1w": Scale(0.0, 200.0), "T2w": Scale(10.0, 410.0)}
+INTENSITY = SiteIntensity(
+    normalizer="percentile",
+    contrasts={
+        "T1w": ContrastIntensity(reference=(), typical=(0.0, 200.0)),
+        "T2w": ContrastIntensity(reference=(), typical=(10.0, 410.0)),
+    },
+)
 SIZES = {"model": {"width": 8, "residual_layers": 1}, "threads": 1}
 
 
@@ -50,11 +58,11 @@ def oriented(path: Path, data: np.ndarray, codes: str) -> Path:
     return path
 
 
-def new_model(tmp_path: Path, **settings: object) -> PersonalisedModel:
+def new_model(tmp_path: Path, measured: SiteIntensity = INTENSITY, **settings: object) -> PersonalisedModel:
     """An untrained model of the site "here"."""
     config = federation(tmp_path, **{**SIZES, **settings})
     generator = build_generator(config).eval()
-    return PersonalisedModel(config, "here", 7, generator, SCALES, "f" * 64)
+    return PersonalisedModel(config, "here", 7, generator, measured, "f" * 64)
 
 
 @pytest.fixture
@@ -70,30 +78,41 @@ def source(tmp_path: Path) -> Path:
 # ----------------------------------------------------------------------------------------------- what the network sees
 
 
-@pytest.mark.parametrize("codes", ["RAS", "LAS", "LPS", "ILA"])
-@pytest.mark.parametrize("image", [{"size": 32}, {"size": 24, "spacing_mm": 1.3}, {"size": 40, "spacing_mm": 0.7}])
-def test_the_network_sees_what_prepare_stored_bit_for_bit(tmp_path: Path, codes: str, image: dict[str, float]) -> None:
-    model = new_model(tmp_path, image=image, slices={"min_area": 0.5})
-    config = model.config
+NATIVE = {"image": {"size": 32}}
+ROADS = {
+    "native": NATIVE,
+    "coarser": {"image": {"size": 24, "spacing_mm": 1.3}},
+    "finer": {"image": {"size": 40, "spacing_mm": 0.7}},
+    **{name: {**NATIVE, "intensity": {"normalizer": name}} for name in NORMALIZERS if name != "percentile"},
+    "bias corrected": {**NATIVE, "intensity": {"bias_correction": True}},
+    "other voxels": {**NATIVE, "registration": {"voxel_mm": (1.2, 1.1, 2.0)}},
+}
+
+
+@pytest.mark.parametrize(
+    ("codes", "road"),
+    [*((codes, "native") for codes in ("RAS", "LAS", "LPS", "ILA")), *(("LPS", road) for road in ROADS)],
+)
+def test_the_network_sees_what_prepare_stored_bit_for_bit(tmp_path: Path, codes: str, road: str) -> None:
+    config = federation(tmp_path, **{**SIZES, **ROADS[road]}, slices={"min_area": 0.5})
     for number in (1, 2):
         for contrast, bright in (("T1w", 200.0), ("T2w", 300.0)):
             path = image_path(tmp_path / "here", f"sub-{number:02d}", contrast)
             oriented(path, head(bright=bright, noise=4, seed=number), codes)
     prepare_site(config, "here", tmp_path / "prepared")
     store = SliceStore(tmp_path / "prepared")
+    model = new_model(tmp_path, store.manifest.intensity, **ROADS[road], slices={"min_area": 0.5})
     seen: list[torch.Tensor] = []
     model.generator.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
     for subject in (*store.subjects("train"), *store.subjects("test")):
         seen.clear()
         volume = load_volume(image_path(tmp_path / "here", subject.name, "T1w"), "")
-        synthesize_volume(volume, model, TASK)
-        shown = np.flatnonzero(fit_scale(volume.data, "")[1].any(axis=(0, 1)))
+        assert synthesize_volume(volume, model, TASK).shape == volume.data.shape
         network_input = torch.cat(seen)[:, 0].numpy()
-        assert len(network_input) == len(shown) > len(subject.slices)  # every slice of the head, kept or not
         stored = store.slices(subject.name, "T1w")
-        for place, index in enumerate(subject.slices):
-            (position,) = np.flatnonzero(shown == index)
-            assert network_input[position].tobytes() == stored[place].tobytes()
+        assert len(network_input) > len(stored)  # every slice of the head, kept or not
+        given = {image.tobytes() for image in network_input}
+        assert all(image.tobytes() in given for image in stored)
         assert model.generator.training is False
     assert len(store.manifest.subjects) == 2
 
@@ -134,10 +153,9 @@ def test_values_are_the_networks_in_the_sites_typical_units(model: PersonalisedM
     scale, mask = fit_scale(volume.data, "")
     made = synthesize_volume(volume, model, TASK)
     grid = SliceGrid.of(volume, model.config.image)
-    shown = mask.any(axis=(0, 1))
-    slices = grid.scaled_slices(volume, scale)
-    direct = np.full(slices.shape, -1.0, dtype=np.float32)
-    direct[shown] = model.synthesize(slices[shown], TASK)
+    shown = np.flatnonzero(mask.any(axis=(0, 1)))
+    direct = np.full((mask.shape[2], 32, 32), -1.0, dtype=np.float32)
+    direct[shown] = model.synthesize(grid.scaled_slices(volume, scale, list(shown)), TASK)
     for x, y, z in zip(*np.nonzero(mask), strict=True):  # native spacing: 32 pixels around 24 x 28 voxels, A on top
         row, column = 32 - 1 - (y + 2), x + 4
         assert made[x, y, z] == pytest.approx(10 + (direct[z, row, column] + 1) / 2 * 400, abs=1e-3)
@@ -183,6 +201,7 @@ def test_header_and_json_say_that_it_is_synthetic(model: PersonalisedModel, sour
             "agreement_sha256": model.config.agreement_sha256(),
             "input": "sub-01_T1w.nii.gz",
             "input_sha256": sha256_of_file(source),
+            "normalizer": "percentile",
             "pflsynth": pflsynth.__version__,
         }
     )
@@ -290,3 +309,30 @@ def test_a_folder_without_the_source_contrast_is_told_of(model: PersonalisedMode
     write_nifti(tmp_path / "in" / "sub-01_FLAIR.nii.gz", head())
     with pytest.raises(DataError, match=r"in: has no NIfTI volume of contrast T1w \(such as sub-01_T1w\.nii\.gz\)"):
         synthesize_folder(tmp_path / "in", tmp_path / "out", model, TASK)
+
+
+# ------------------------------------------------------------------------------------------------------ brain masks
+
+
+def test_a_brain_mask_is_wanted_where_training_had_them_and_only_there(tmp_path: Path, source: Path) -> None:
+    config = new_model(tmp_path).config
+    sites = {"here": {"tasks": ["T1w->T2w"], "brain_mask": True}}
+    masked = new_model(tmp_path, sites=sites)
+    inner = load_volume(source, "").data > 150
+    mask = oriented(tmp_path / "sub-01_mask.nii.gz", inner, "LPS")
+    with pytest.raises(DataError, match="was prepared with brain masks; give this image's with --mask"):
+        synthesize_file(source, tmp_path / "a.nii.gz", masked, TASK)
+    with pytest.raises(DataError, match="was prepared without brain masks; leave --mask out"):
+        synthesize_file(source, tmp_path / "a.nii.gz", new_model(tmp_path), TASK, mask=mask)
+    assert config.sites["here"].brain_mask is False
+    made = synthesize_file(source, tmp_path / "a.nii.gz", masked, TASK, mask=mask)
+    whole = synthesize_file(source, tmp_path / "b.nii.gz", new_model(tmp_path), TASK)
+    shown = [int((nibabel.load(own.path).get_fdata() != 10).sum()) for own in (made, whole)]
+    assert shown[0] < 0.5 * shown[1]
+    folder = tmp_path / "folder"
+    for path in (source, mask):
+        (folder / path.name).parent.mkdir(exist_ok=True)
+        (folder / path.name).write_bytes(path.read_bytes())
+    written, failed = synthesize_folder(folder, tmp_path / "out", masked, TASK)
+    assert failed == []
+    assert [own.path.read_bytes() for own in written] == [made.path.read_bytes()]

@@ -1,39 +1,48 @@
-"""Examine one subject: load its contrasts, check them against each other, and measure scale, head and slices."""
+"""Examine one subject: load its contrasts, bring them onto one grid, and measure intensities, head and slices."""
 
 from __future__ import annotations
 
-import itertools
+import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pflsynth.config import FederationConfig, Task
-from pflsynth.data.grid import SliceGrid
-from pflsynth.data.scaling import Scale, fit_scale
-from pflsynth.data.subjects import Subject
-from pflsynth.data.volumes import BoolArray, Volume, load_volume
-from pflsynth.errors import DataError
+from pflsynth.data.align import align_volumes
 
-_TOLERANCE_MM = 1e-3
+from pflsynth.data.grid import SliceGrid
+from pflsynth.data.manifest import Placement
+from pflsynth.data.normalizers import Statistics, measure_volume
+from pflsynth.data.registration import resample
+from pflsynth.data.scaling import find_head
+from pflsynth.data.subjects import Subject
+from pflsynth.data.volumes import BoolArray, Volume, VoxelGrid, load_volume
+from pflsynth.errors import DataError
 
 
 @dataclass(frozen=True)
 class ExaminedSubject:
-    """A subject whose volumes fit together, ready to be cut into slices.
+    """A subject whose volumes lie on one grid, ready to be cut into slices.
 
     Attributes:
-        name: the subject.
+        subject: whose they are.
         volumes: one volume a contrast, all on one grid.
-        scales: each volume's own scale.
+        voxels_sha256: hash of each contrast's voxel values as they were read.
+        placements: how each contrast came onto the grid.
+        statistics: what the normalizer measured of each contrast.
+        masks: head of each contrast (X, Y, Z).
         mask: head (X, Y, Z), the union over contrasts.
         grid: the way to model slices.
         kept: indices along Z of the slices that show the head.
     """
 
-    name: str
+    subject: Subject
     volumes: dict[str, Volume]
-    scales: dict[str, Scale]
+    voxels_sha256: dict[str, str]
+    placements: dict[str, Placement]
+    statistics: dict[str, Statistics]
+    masks: dict[str, BoolArray]
     mask: BoolArray
     grid: SliceGrid
     kept: tuple[int, ...]
@@ -51,66 +60,97 @@ def serves(contrasts: Iterable[str], tasks: Iterable[Task]) -> bool:
     return any(task.source in have and task.target in have for task in tasks)
 
 
-def examine_subject(config: FederationConfig, site: str, subject: Subject) -> ExaminedSubject:
-    """Load and check a subject's volumes; one subject is in memory.
+def examine_subject(
+    config: FederationConfig, site: str, subject: Subject, known: Mapping[str, Placement] | None = None
+) -> ExaminedSubject:
+    """Load, check, align and measure a subject's volumes; one subject is in memory.
+
+    Args:
+        config: the federation.
+        site: the subject's.
+        subject: with at least one contrast.
+        known: placements that were found before, to do again without searching.
 
     Raises:
         DataError: everything that is wrong with the subject, one line each.
     """
     where = f"site {site}, subject {subject.name}"
+    volumes = load_subject(subject, where)
+    hashes = {contrast: voxels_sha256(volume) for contrast, volume in volumes.items()}
+    if config.intensity.bias_correction:
+        volumes = {
+            contrast: without_bias(volume, f"{where}, contrast {contrast}") for contrast, volume in volumes.items()
+        }
+    volumes, placements = align_volumes(volumes, config.registration, where, known)
+    if subject.mask is not None:
+        brain = on_grid(load_volume(subject.mask, f"{where}, brain mask"), next(iter(volumes.values())).grid, where)
+        volumes = {contrast: with_dark_background(volume, brain) for contrast, volume in volumes.items()}
+    statistics: dict[str, Statistics] = {}
+    masks: dict[str, BoolArray] = {}
+    problems: list[str] = []
+    for contrast, volume in volumes.items():
+        try:
+            statistics[contrast], masks[contrast] = measure_volume(
+                volume.data, config.intensity.normalizer, f"{where}, contrast {contrast}: {volume.path}"
+            )
+        except DataError as error:
+            problems.append(str(error))
+    if problems:
+        raise DataError("\n".join(problems))
+    mask = np.logical_or.reduce(list(masks.values()))
+    grid = SliceGrid.of(next(iter(volumes.values())), config.image)
+    grid.check_head_fits(mask, where)
+    kept = choose_slices(mask, config.slices.min_area, config.slices.maximum)
+    return ExaminedSubject(subject, volumes, hashes, placements, statistics, masks, mask, grid, kept)
+
+
+def load_subject(subject: Subject, where: str) -> dict[str, Volume]:
+    """Read all contrasts of a subject, each on its own grid.
+
+    Raises:
+        DataError: every file that cannot be used, one line each.
+    """
     volumes: dict[str, Volume] = {}
-    scales: dict[str, Scale] = {}
-    masks: list[BoolArray] = []
     problems: list[str] = []
     for contrast, path in subject.volumes.items():
         try:
             volumes[contrast] = load_volume(path, f"{where}, contrast {contrast}")
-            scales[contrast], mask = fit_scale(volumes[contrast].data, f"{where}, contrast {contrast}: {path}")
-            masks.append(mask)
         except DataError as error:
             problems.append(str(error))
-    try:
-        check_geometry(volumes, where)
-    except DataError as error:
-        problems.append(str(error))
     if problems:
         raise DataError("\n".join(problems))
-    first = next(iter(volumes.values()))
-    mask = np.logical_or.reduce(masks)
-    grid = SliceGrid.of(first, config.image)
-    grid.check_head_fits(mask, where)
-    kept = choose_slices(mask, config.slices.min_area, config.slices.maximum)
-    return ExaminedSubject(subject.name, volumes, scales, mask, grid, kept)
+    return volumes
 
 
-def check_geometry(volumes: Mapping[str, Volume], where: str) -> None:
-    """Refuse volumes that do not share one grid.
+def on_grid(brain: Volume, grid: VoxelGrid, where: str) -> BoolArray:
+    """A brain mask on another grid (nearest voxel).
 
     Raises:
-        DataError: with shape, spacing and affine of each contrast.
+        DataError: it is empty there.
     """
-    grids = list(volumes.values())
-    if all(_same_grid(grids[0], other) for other in grids[1:]):
-        return
-    lines = "; ".join(
-        f"{contrast} ({volume.path.name}): shape {' x '.join(map(str, volume.data.shape))}, "
-        f"spacing {' x '.join(f'{step:.4g}' for step in volume.spacing_mm)} mm, "
-        f"affine {[[round(float(value), 4) for value in row] for row in volume.affine[:3]]}"
-        for contrast, volume in volumes.items()
-    )
-    raise DataError(
-        f"{where}: its contrasts do not share one grid (in RAS: {lines}); register them to one of them and resample "
-        "onto its grid before prepare"
-    )
+    mask = resample(brain, grid, nearest=True).data > 0
+    if not mask.any():
+        raise DataError(f"{where}: the brain mask {brain.path} is empty where the image is; check its affine")
+    return mask
 
 
-def _same_grid(one: Volume, other: Volume) -> bool:
-    """Whether shapes are equal and every voxel lies at the same place, within the tolerance."""
-    if one.data.shape != other.data.shape:
-        return False
-    corners = np.array([(*corner, 1) for corner in itertools.product(*((0, size - 1) for size in one.data.shape))])
-    distance = (one.affine - other.affine) @ corners.T
-    return bool(np.abs(distance).max() <= _TOLERANCE_MM)
+def with_dark_background(volume: Volume, mask: BoolArray) -> Volume:
+    """The volume with everything outside the mask set to its lowest value."""
+    return replace(volume, data=np.where(mask, volume.data, volume.data.min()))
+
+
+def without_bias(volume: Volume, where: str) -> Volume:
+    """The volume after N4 bias field correction within its head."""
+    from pflsynth.data.bias import correct_bias
+
+    return correct_bias(volume, find_head(volume.data, f"{where}: {volume.path}").mask)
+
+
+def voxels_sha256(volume: Volume) -> str:
+    """SHA-256 over shape and voxel values (float32, RAS): equal for copies of one image, whatever the file."""
+    digest = hashlib.sha256(repr(volume.data.shape).encode())
+    digest.update(np.ascontiguousarray(volume.data).data)
+    return digest.hexdigest()
 
 
 def choose_slices(mask: BoolArray, min_area: float, maximum: int) -> tuple[int, ...]:

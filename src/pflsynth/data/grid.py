@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -104,9 +105,24 @@ class SliceGrid:
         x, y, z = volume.data.shape
         return cls((x, y, z), volume.spacing_mm[:2], image.size, image.spacing_mm)
 
-    def scaled_slices(self, volume: Volume, scale: Scale) -> FloatArray:
-        """What the networks see of a volume: float32 (Z, size, size) in [-1, 1]; outside the volume is background."""
-        return np.clip(self.to_slices(scale.apply(volume.data), BACKGROUND), -1, 1)
+    def scaled_slices(
+        self, volume: Volume, scale: Scale, kept: Sequence[int], head: BoolArray | None = None
+    ) -> FloatArray:
+        """What the networks see of a volume; outside the volume is background.
+
+        Args:
+            volume: on this grid.
+            scale: of its intensities.
+            kept: indices along Z of the slices that are wanted.
+            head: (X, Y, Z); if given, everything outside it becomes background.
+
+        Returns:
+            float32 (S, size, size) in [-1, 1].
+        """
+        scaled = scale.apply(volume.data[:, :, kept])
+        if head is not None:
+            scaled[~head[:, :, kept]] = BACKGROUND
+        return np.clip(self.to_slices(scaled, BACKGROUND), -1, 1)
 
     def to_slices(self, data: FloatArray, background: float) -> FloatArray:
         """Resample a volume.

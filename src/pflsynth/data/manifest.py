@@ -8,66 +8,110 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pflsynth.config import SplitName, Task, TaskText
+from pflsynth.data.normalizers import NORMALIZERS, Statistics
 from pflsynth.data.scaling import Scale
 from pflsynth.errors import DataError
 from pflsynth.files import read_json
 
 MANIFEST_NAME = "manifest.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class PreparedVolume(_Record):
-    """Where one contrast of a subject came from, and how its values were scaled."""
+class Placement(_Record):
+    """How a contrast came to lie on its subject's grid."""
+
+    step: Literal["reference", "untouched", "registered"]
+    reason: str
+    matrix: tuple[tuple[float, float, float, float], ...] | None = None
+    """4x4, millimetres (RAS) of the grid to millimetres of the file, if the contrast was registered"""
+    kind: Literal["rigid", "affine"] | None = None
+    metric_before: float | None = None
+    metric_after: float | None = None
+    iterations: int | None = None
+    converged: bool | None = None
+    stop: str | None = None
+    """why the optimizer stopped"""
+
+
+class VolumeRecord(_Record):
+    """Where one contrast of a subject came from, how it was placed, and what was measured of its values."""
 
     source: str
     """path of the NIfTI file, relative to the site's data folder"""
     source_sha256: str
-    low: float
-    high: float
-
-    @property
-    def scale(self) -> Scale:
-        """The volume's own scale."""
-        return Scale(self.low, self.high)
+    voxels_sha256: str
+    """SHA-256 of the voxel values as they were read (float32, RAS): equal for copies of one image"""
+    placement: Placement
+    statistics: Statistics
+    """what the normalizer measured"""
 
 
-class PreparedSubject(_Record):
-    """One subject's file of slices."""
+class SubjectRecord(_Record):
+    """What was found out about a subject before its slices are written."""
 
     name: str
-    split: SplitName
-    file: str
-    """name of the safetensors file in the manifest's folder"""
-    sha256: str
-    bytes: int
+    person: str
+    """all sessions of a person are in one split"""
     slices: tuple[int, ...]
     """indices along Z (RAS) of the slices that were kept"""
     shape: tuple[int, int, int]
-    """(X, Y, Z) of the volumes in RAS orientation"""
+    """(X, Y, Z) of the subject's grid in RAS orientation"""
     affine: tuple[tuple[float, float, float, float], ...]
     spacing_mm: tuple[float, float, float]
-    contrasts: dict[str, PreparedVolume]
+    contrasts: dict[str, VolumeRecord]
+
+    @property
+    def session(self) -> str:
+        """ "ses-02" if the person has images of several sessions, else empty."""
+        return self.name.removeprefix(self.person).removeprefix("_")
 
     def serves(self, task: Task) -> bool:
         """Whether the subject has both contrasts of a task."""
         return task.source in self.contrasts and task.target in self.contrasts
 
 
-class TypicalScale(_Record):
-    """Median scale of a contrast over a site's training subjects."""
+class PreparedSubject(SubjectRecord):
+    """One subject's file of slices."""
 
-    low: float
-    high: float
+    split: SplitName
+    file: str
+    """name of the safetensors file in the manifest's folder"""
+    sha256: str
+    bytes: int
+
+
+class ContrastIntensity(_Record):
+    """What the site's training subjects say of the intensities of a contrast."""
+
+    reference: Statistics
+    """the normalizer's reference; empty if it needs none"""
+    typical: Statistics
+    """median of the training volumes' statistics"""
+
+
+class SiteIntensity(_Record):
+    """How the intensities of a site's volumes become [-1, 1]; never computed from validation or test subjects."""
+
+    normalizer: str
+    contrasts: dict[str, ContrastIntensity]
+
+    def scale(self, contrast: str, statistics: Statistics) -> Scale:
+        """The scale of one volume, from its own statistics."""
+        return NORMALIZERS[self.normalizer].scale(statistics, self.contrasts[contrast].reference)
+
+    def typical_scale(self, contrast: str) -> Scale:
+        """The scale of a typical volume, for one that is synthesised without a real one."""
+        return self.scale(contrast, self.contrasts[contrast].typical)
 
 
 class Manifest(_Record):
     """Everything about the prepared data of a site; the same input gives the same bytes."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     kind: Literal["prepared"] = "prepared"
     pflsynth: str
     """version of the program that prepared the data"""
@@ -82,16 +126,12 @@ class Manifest(_Record):
     notes: tuple[str, ...]
     skipped: dict[str, str]
     """subjects that were passed over with ``--skip-bad``, and why"""
-    typical: dict[str, TypicalScale]
+    intensity: SiteIntensity
     subjects: tuple[PreparedSubject, ...]
 
     def of_split(self, split: SplitName) -> tuple[PreparedSubject, ...]:
         """The subjects of a split, sorted by name."""
         return tuple(subject for subject in self.subjects if subject.split == split)
-
-    def typical_scales(self) -> dict[str, Scale]:
-        """Typical scale of each contrast, for volumes that are synthesised without a real one."""
-        return {contrast: Scale(scale.low, scale.high) for contrast, scale in self.typical.items()}
 
 
 def load_manifest(folder: Path) -> Manifest:
@@ -108,8 +148,8 @@ def load_manifest(folder: Path) -> Manifest:
         raise DataError(f"{path}: is not a manifest of prepared data; prepare the site again")
     if content.get("format") != FORMAT_VERSION:
         raise DataError(
-            f"{path}: has format {content.get('format')}, this pflsynth reads {FORMAT_VERSION}: "
-            "it was written by a newer pflsynth; update pflsynth"
+            f"{path}: has format {content.get('format')}, this pflsynth reads {FORMAT_VERSION}: it was written by "
+            "another version; prepare the site again, or update pflsynth"
         )
     try:
         return Manifest.model_validate(content)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pflsynth.config import FederationConfig, Task
 from pflsynth.data.examine import serves, used_contrasts
 from pflsynth.data.split import ExplicitSplits, read_splits
-from pflsynth.data.subjects import Subject, read_subject, subject_folders
+from pflsynth.data.subjects import Subject, find_subjects
 from pflsynth.errors import DataError
 
 
@@ -19,7 +19,7 @@ class SiteScan:
     Attributes:
         subjects: those that can serve at least one of the site's tasks.
         bad: subjects that cannot be used, and why.
-        notes: subjects left out because they serve no task.
+        notes: files that were passed over, and subjects left out because they serve no task.
         explicit: content of ``splits.json``, or None.
     """
 
@@ -35,28 +35,26 @@ def scan_site(config: FederationConfig, site: str) -> SiteScan:
     Raises:
         DataError: no folder, no subjects, a wrong ``splits.json``, or a task that no subject can serve.
     """
-    folder, tasks = config.data_folder(site), config.sites[site].tasks
+    folder, own = config.data_folder(site), config.sites[site]
     contrasts = used_contrasts(config, site)
-    folders = subject_folders(folder, site)
-    explicit = read_splits(folder, [entry.name for entry in folders], site)
-    subjects: list[Subject] = []
-    found: list[Subject] = []
-    bad: dict[str, str] = {}
-    notes: list[str] = []
-    for entry in folders:
-        try:
-            subject = read_subject(entry, contrasts, site)
-        except DataError as error:
-            bad[entry.name] = str(error)
-            continue
-        found.append(subject)
-        if serves(subject.volumes, tasks):
-            subjects.append(subject)
-        else:
+    wanted = (*contrasts, "mask") if own.brain_mask else contrasts
+    found = find_subjects(folder, own.layout, wanted, site, own.contrast_names)
+    persons = {subject.person for subject in found.subjects} | {name.split("_ses-")[0] for name in found.bad}
+    explicit = read_splits(folder, persons, site)
+    bad, notes, subjects = dict(found.bad), list(found.notes), []
+    for subject in found.subjects:
+        if not serves(subject.volumes, own.tasks):
             have = ", ".join(subject.volumes) or "none of the contrasts"
             notes.append(f"subject {subject.name} is left out: it has {have}, which serves no task of the site")
+        elif own.brain_mask and subject.mask is None:
+            bad[subject.name] = (
+                f"site {site}, subject {subject.name}: has no brain mask, but brain_mask is true for the site; add "
+                "one, or set it to false"
+            )
+        else:
+            subjects.append(subject if own.brain_mask else replace(subject, mask=None))
     if not bad:
-        _check_contrasts(site, tasks, found)
+        _check_contrasts(site, own.tasks, found.subjects)
     return SiteScan(tuple(subjects), bad, tuple(notes), explicit)
 
 

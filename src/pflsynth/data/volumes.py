@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
-import logging
-import warnings
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +10,11 @@ from typing import Any
 import nibabel
 import numpy as np
 import numpy.typing as npt
-from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
-from nibabel.spatialimages import HeaderDataError
+from scipy import ndimage
 
+from pflsynth.data.nifti import Nifti, read_header, read_nifti
+from pflsynth.data.nifti_header import shape_text
 from pflsynth.errors import DataError
 from pflsynth.files import write_atomic
 
@@ -26,9 +22,8 @@ FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
-_MILLIMETRES = {"meter": 1000.0, "micron": 0.001}
 _DESCRIPTION_BYTES = 79
-_BROKEN = (ImageFileError, HeaderDataError, EOFError, OSError, ValueError, TypeError, OverflowError, zlib.error)
+_LARGEST_VALUE = 1e10
 
 
 @dataclass(frozen=True)
@@ -49,16 +44,19 @@ class Volume:
     """One three-dimensional image in RAS orientation.
 
     Attributes:
-        data: float32 (X, Y, Z), scanner units; X grows to the right, Y to the front, Z to the top.
+        data: float32 (X, Y, Z), scanner units; X grows to the right, Y to the front, Z to the top. In memory X varies
+            fastest, so that an axial slice lies in one piece.
         affine: float64 (4, 4), voxel of ``data`` to millimetres.
         spacing_mm: voxel size along X, Y and Z.
         path: the file it came from.
+        sha256: of the file's bytes (hex); empty if the volume was made here.
     """
 
     data: FloatArray
     affine: npt.NDArray[np.float64]
     spacing_mm: tuple[float, float, float]
     path: Path
+    sha256: str = ""
 
     @property
     def grid(self) -> VoxelGrid:
@@ -70,23 +68,25 @@ class Volume:
 def load_volume(path: Path, where: str) -> Volume:
     """Read a NIfTI file (``.nii`` or ``.nii.gz``) and turn it to RAS, without resampling.
 
+    NaN that reaches the sides of the slices is what a resampling left outside its field of view: it becomes the
+    lowest value.
+
     Args:
         path: the file.
         where: what it is, for errors, such as "site ixi, subject sub-01, contrast T1w".
 
     Raises:
-        DataError: missing, cut short, not NIfTI, not one volume, empty, NaN or Inf, constant, or a broken affine.
+        DataError: missing, damaged, not one volume, or without one clear geometry (:func:`read_nifti`); NaN or
+            infinite inside, constant, or with values that no scanner gives.
     """
     place = f"{where}: {path}"
-    image = _open(path, place)
-    data = _read(image, place)
-    affine = _affine_mm(image, place)
-    orientation = io_orientation(affine)
-    turned: FloatArray = np.ascontiguousarray(apply_orientation(data, orientation))
-    _check_values(turned, place)
-    affine = affine @ inv_ornt_aff(orientation, data.shape)
+    nifti = read_nifti(path, place)
+    orientation = io_orientation(nifti.header.affine)
+    turned: FloatArray = np.asfortranarray(apply_orientation(_values(nifti), orientation))
+    _check_values(turned, nifti, place)
+    affine = nifti.header.affine @ inv_ornt_aff(orientation, nifti.stored.shape)
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
-    return Volume(turned, affine, (float(sizes[0]), float(sizes[1]), float(sizes[2])), path)
+    return Volume(turned, affine, (float(sizes[0]), float(sizes[1]), float(sizes[2])), path, nifti.sha256)
 
 
 def save_synthetic(path: Path, data: FloatArray, like: Path, description: str) -> None:
@@ -108,104 +108,63 @@ def save_synthetic(path: Path, data: FloatArray, like: Path, description: str) -
     """
     if len(description.encode()) > _DESCRIPTION_BYTES:
         raise ValueError(f"description has {len(description.encode())} bytes, NIfTI holds {_DESCRIPTION_BYTES}")
-    image = _open(like, str(like))
-    orientation = io_orientation(image.affine)
-    stored = np.asarray(apply_orientation(data.astype(np.float32), ornt_transform(_RAS, orientation)))
-    if _squeezed(image.shape) != stored.shape:
-        raise DataError(f"{like}: its grid is {_text(image.shape)}, the volume to write has {_text(stored.shape)}")
-    header = image.header.copy()
-    header.extensions.clear()
+    original = read_header(like, str(like))
+    kind: Any = nibabel.Nifti2Image if len(original.raw) == nibabel.Nifti2Header.sizeof_hdr else nibabel.Nifti1Image
+    header = kind.header_class(original.raw, endianness=original.byte_order, check=False)
+    affine = header.get_best_affine()
+    stored = np.asarray(apply_orientation(data.astype(np.float32), ornt_transform(_RAS, io_orientation(affine))))
+    if original.shape[:3] != stored.shape:
+        raise DataError(
+            f"{like}: its grid is {shape_text(original.shape)}, the volume to write has {shape_text(stored.shape)}"
+        )
     header.set_data_dtype(np.float32)
+    header.set_slope_inter(1, 0)
+    header["vox_offset"] = 0
     header["descrip"] = description.encode()
     header["cal_min"] = header["cal_max"] = 0
-    with _quiet():
-        content = type(image)(stored.reshape(image.shape), image.affine, header).to_bytes()
+    content = kind(stored.reshape(original.shape), affine, header).to_bytes()
     write_atomic(path, gzip.compress(content, compresslevel=1, mtime=0) if path.name.endswith(".gz") else content)
 
 
-def _open(path: Path, place: str) -> Any:
-    """The nibabel image (Nifti1Image or Nifti2Image), its data not yet read."""
-    if not path.is_file():
-        raise DataError(f"{place}: there is no such file")
-    try:
-        with _quiet():
-            image = nibabel.load(path)
-    except _BROKEN as failure:
-        raise _unreadable(place, failure) from None
-    if not isinstance(image, nibabel.Nifti1Image):  # Nifti2Image is one too
-        raise DataError(f"{place}: is {type(image).__name__}, not NIfTI; convert it to .nii.gz")
-    return image
-
-
-def _read(image: Any, place: str) -> FloatArray:
+def _values(nifti: Nifti) -> FloatArray:
     """Voxel values as float32 (X, Y, Z), in the stored orientation."""
-    shape = _squeezed(image.shape)
-    if 0 in shape:
-        raise DataError(f"{place}: is empty (shape {_text(image.shape)}); export it again")
-    if len(shape) != 3:
+    header, stored = nifti.header, nifti.stored
+    with np.errstate(all="ignore"):
+        if (header.slope, header.inter) == (1, 0):
+            return stored.astype(np.float32, order="F", copy=False)
+        values = np.empty(stored.shape, np.float32, order="F")
+        for z in range(stored.shape[2]):
+            values[:, :, z] = header.slope * stored[:, :, z].astype(np.float64) + header.inter
+    return values
+
+
+def _check_values(data: FloatArray, nifti: Nifti, place: str) -> None:
+    """Fill NaN rims, and refuse what cannot be an image."""
+    low, high = float(data.min()), float(data.max())
+    if np.isnan(low):
+        _fill_rim(data)
+        low, high = float(data.min()), float(data.max())
+    scaling = f"scl_slope {nifti.header.slope:g}, scl_inter {nifti.header.inter:g}"
+    if not (np.isfinite(low) and np.isfinite(high)):
+        nan, infinite = int(np.isnan(data).sum()), int(np.isinf(data).sum())
         raise DataError(
-            f"{place}: has {len(shape)} axes (shape {_text(image.shape)}), but one volume of three is wanted; "
-            "keep the one volume that you mean in a file of its own"
+            f"{place}: {nan} voxels are NaN and {infinite} are infinite, of {data.size} ({nifti.header.dtype.name} "
+            f"values, {scaling}); export it again, or set them to 0 if they are background"
         )
-    if image.get_data_dtype().kind not in "iuf":
-        raise DataError(f"{place}: holds {image.get_data_dtype()} values, but one real number a voxel is wanted")
-    try:
-        with _quiet():
-            data: FloatArray = image.get_fdata(dtype=np.float32, caching="unchanged").reshape(shape)
-    except MemoryError:
-        raise DataError(f"{place}: its header tells of shape {_text(image.shape)}, too large for memory") from None
-    except _BROKEN as failure:
-        raise _unreadable(place, failure) from None
-    return data
+    if low == high:
+        raise DataError(f"{place}: every voxel is {low:g}, so it holds no image; export it again")
+    if max(-low, high) > _LARGEST_VALUE:
+        raise DataError(
+            f"{place}: its values go from {low:g} to {high:g} ({nifti.header.dtype.name} values, {scaling}), which no "
+            "scanner gives; export it again"
+        )
 
 
-def _unreadable(place: str, failure: Exception) -> DataError:
-    if isinstance(failure, PermissionError):
-        return DataError(f"{place}: no permission to read it; ask for read access to the file")
-    reason = " ".join(str(failure).split())
-    return DataError(f"{place}: is cut short, damaged, or not a NIfTI file ({reason[:200]}); copy or export it again")
-
-
-def _affine_mm(image: Any, place: str) -> npt.NDArray[np.float64]:
-    affine = np.array(image.affine, dtype=np.float64)
-    affine[:3] *= _MILLIMETRES.get(image.header.get_xyzt_units()[0], 1.0)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-        raise DataError(f"{place}: its affine {affine[:3].tolist()} is not invertible; export it again")
-    return affine
-
-
-def _check_values(data: FloatArray, place: str) -> None:
+def _fill_rim(data: FloatArray) -> None:
+    """Set NaN that is connected to a side of the slices to the lowest finite value."""
     finite = np.isfinite(data)
-    if not finite.all():
-        nan = int(np.isnan(data).sum())
-        infinite = int(data.size - finite.sum() - nan)
-        raise DataError(
-            f"{place}: {nan} voxels are NaN and {infinite} are infinite, of {data.size}; "
-            "export it again, or set them to 0 if they are background"
-        )
-    if data.min() == data.max():
-        raise DataError(f"{place}: every voxel is {data.flat[0]:g}, so it holds no image; export it again")
-
-
-def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """``shape`` without trailing axes of length 1 beyond the third."""
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    return shape
-
-
-def _text(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep nibabel's warnings and log lines off the terminal: what matters is checked here and raised."""
-    logger = logging.getLogger("nibabel.global")
-    disabled, logger.disabled = logger.disabled, True
-    try:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.disabled = disabled
+    if not finite.any():
+        return
+    pieces, _ = ndimage.label(np.isnan(data))
+    sides = np.concatenate([side.ravel() for side in (pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1])])
+    data[np.isin(pieces, sides[sides > 0])] = data[finite].min()

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from pflsynth.config import SplitName, Task
+from pflsynth.data.manifest import PreparedSubject
 from pflsynth.data.slices import SliceStore
 from pflsynth.errors import DataError
 from pflsynth.evaluation.metrics import METRICS, psnr, to_unit
@@ -27,11 +28,12 @@ SCORE_NAMES = tuple(f"{metric}{part}" for metric in METRICS for part in ("", "_m
 
 @dataclass(frozen=True)
 class Score:
-    """Scores of one subject and task: means over the slices that show the mask (PSNR in dB, SSIM at most 1)."""
+    """Scores of one session and task: means over the slices that show the mask (PSNR in dB, SSIM at most 1)."""
 
     site: str
     task: str
     subject: str
+    session: str
     split: str
     model: str
     round: int
@@ -74,12 +76,13 @@ def evaluate_site(model: PersonalisedModel, store: SliceStore, split: SplitName)
     """Score a site's personalised model, and copying the source as a floor, on every subject and task of a split."""
     scores = []
     for subject, task in _served(model, store, split):
-        mask = store.mask(subject)
+        mask = store.mask(subject.name)
         shown = int(mask.any(axis=(1, 2)).sum())
-        source, target = (store.slices(subject, contrast) for contrast in (task.source, task.target))
+        source, target = (store.slices(subject.name, contrast) for contrast in (task.source, task.target))
         for name, image in ((PERSONALISED, model.synthesize(source, task)), (COPY, source)):
             values = score_slices(target, image, mask)
-            scores.append(Score(model.site, str(task), subject, split, name, model.round, shown, **values))
+            person, session = subject.person, subject.session
+            scores.append(Score(model.site, str(task), person, session, split, name, model.round, shown, **values))
     return scores
 
 
@@ -87,8 +90,8 @@ def validation_psnr(model: PersonalisedModel, store: SliceStore) -> float | None
     """Mean PSNR within the mask over tasks and validation subjects of a site; ``None`` without such subjects."""
     by_task: dict[Task, list[float]] = {}
     for subject, task in _served(model, store, "validation"):
-        output = model.synthesize(store.slices(subject, task.source), task)
-        triples = _shown(store.slices(subject, task.target), output, store.mask(subject))
+        output = model.synthesize(store.slices(subject.name, task.source), task)
+        triples = _shown(store.slices(subject.name, task.target), output, store.mask(subject.name))
         by_task.setdefault(task, []).append(float(np.mean([psnr(*triple) for triple in triples])))
     return statistics.fmean(map(statistics.fmean, by_task.values())) if by_task else None
 
@@ -131,23 +134,28 @@ def evaluate_run(
 
 
 def summarize(scores: Iterable[Score]) -> list[Summary]:
-    """Mean and standard deviation (n - 1) over subjects, for each site, task and model, in order of appearance."""
-    groups: dict[tuple[str, str, str], list[Score]] = {}
+    """Mean and standard deviation (n - 1) over subjects, for each site, task and model, in order of appearance.
+
+    A subject with several sessions counts once, with the mean of its sessions.
+    """
+    groups: dict[tuple[str, str, str], dict[str, list[Score]]] = {}
     for score in scores:
-        groups.setdefault((score.site, score.task, score.model), []).append(score)
-    return [
-        Summary(
-            *key,
-            subjects=len(group),
-            mean={name: statistics.fmean(_values(group, name)) for name in SCORE_NAMES},
-            deviation={name: _deviation(_values(group, name)) for name in SCORE_NAMES},
-        )
-        for key, group in groups.items()
-    ]
+        group = groups.setdefault((score.site, score.task, score.model), {})
+        group.setdefault(score.subject, []).append(score)
+    summaries = []
+    for key, group in groups.items():
+        values = {
+            name: [statistics.fmean(getattr(score, name) for score in sessions) for sessions in group.values()]
+            for name in SCORE_NAMES
+        }
+        mean = {name: statistics.fmean(own) for name, own in values.items()}
+        deviation = {name: _deviation(own) for name, own in values.items()}
+        summaries.append(Summary(*key, subjects=len(group), mean=mean, deviation=deviation))
+    return summaries
 
 
 def write_scores(path: Path, scores: Sequence[Score]) -> None:
-    """Write ``scores.csv``: one line per subject, task and model."""
+    """Write ``scores.csv``: one line per session of a subject, task and model."""
     text = io.StringIO()
     writer = csv.DictWriter(text, [entry.name for entry in fields(Score)], lineterminator="\n")
     writer.writeheader()
@@ -155,22 +163,18 @@ def write_scores(path: Path, scores: Sequence[Score]) -> None:
     write_atomic(path, text.getvalue().encode())
 
 
-def _served(model: PersonalisedModel, store: SliceStore, split: SplitName) -> Iterator[tuple[str, Task]]:
+def _served(model: PersonalisedModel, store: SliceStore, split: SplitName) -> Iterator[tuple[PreparedSubject, Task]]:
     """Every subject of the split with every task of the site that it serves."""
     for subject in store.subjects(split):
         for task in model.config.sites[model.site].tasks:
             if subject.serves(task):
-                yield subject.name, task
+                yield subject, task
 
 
 def _shown(target: np.ndarray, image: np.ndarray, mask: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Target, image (both in [0, 1]) and mask of every slice that shows the mask."""
     indices = [index for index in range(len(mask)) if mask[index].any()]
     return [(to_unit(target[index]), to_unit(image[index]), mask[index]) for index in indices]
-
-
-def _values(group: Sequence[Score], name: str) -> list[float]:
-    return [getattr(score, name) for score in group]
 
 
 def _deviation(values: Sequence[float]) -> float | None:

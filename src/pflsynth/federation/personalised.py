@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 
 from pflsynth import __version__
 from pflsynth.config import FederationConfig, Task
-from pflsynth.data.scaling import Scale
+from pflsynth.data.manifest import SiteIntensity
 from pflsynth.devices import use_device
-from pflsynth.errors import UsageError
+from pflsynth.errors import ModelError, UsageError
 from pflsynth.federation.checkpoint import Provenance, load_part
 from pflsynth.federation.methods import build_generator, task_code
 from pflsynth.files import load_tensors, save_tensors, sha256_of_file
@@ -31,7 +33,7 @@ class PersonalisedModel:
     site: str
     round: int
     generator: PersonalizedGenerator
-    scales: Mapping[str, Scale]
+    intensity: SiteIntensity
     sha256: str
 
     @torch.inference_mode()
@@ -71,7 +73,7 @@ class PersonalisedModel:
 
 
 def save_personalised(
-    path: Path, generator: PersonalizedGenerator, provenance: Provenance, scales: Mapping[str, Scale]
+    path: Path, generator: PersonalizedGenerator, provenance: Provenance, intensity: SiteIntensity
 ) -> None:
     """Write a site's finished generator, atomically.
 
@@ -79,11 +81,11 @@ def save_personalised(
         path: file to write.
         generator: with re-estimated batch-norm statistics.
         provenance: agreement, round and site.
-        scales: typical scale of each contrast at the site, in scanner units.
+        intensity: what the site's training subjects say of each contrast.
     """
     metadata = {
         **provenance.metadata(),
-        "scales": {contrast: [scale.low, scale.high] for contrast, scale in scales.items()},
+        "intensity": intensity.model_dump(mode="json"),
         "pflsynth": __version__,
     }
     save_tensors(path, generator.state_dict(), metadata, kind="personalised")
@@ -111,6 +113,15 @@ def open_personalised(run_folder: Path, site: str, device: str | None = None) ->
     Provenance(config.agreement_sha256(), round_number, site).check(metadata, path)
     generator = build_generator(config)
     load_part(generator, tuple(generator.state_dict()), tensors, path)
-    scales = {contrast: Scale(low, high) for contrast, (low, high) in metadata["scales"].items()}
+    intensity = _intensity(metadata, path)
     generator = generator.to(chosen).eval()
-    return PersonalisedModel(config, site, round_number, generator, scales, sha256_of_file(path))
+    return PersonalisedModel(config, site, round_number, generator, intensity, sha256_of_file(path))
+
+
+def _intensity(metadata: Mapping[str, Any], path: Path) -> SiteIntensity:
+    try:
+        return SiteIntensity.model_validate(metadata["intensity"])
+    except (KeyError, ValidationError):
+        raise ModelError(
+            f"{path}: does not tell how intensities were normalised; it was written by another version: train again"
+        ) from None

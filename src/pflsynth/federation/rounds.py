@@ -146,8 +146,8 @@ class Federation:
             except DataError as failure:
                 failures.append(str(failure))
             else:
-                scales = site.store.manifest.typical_scales()
-                save_personalised(path, generator, self._provenance(round_number, site.name), scales)
+                provenance = self._provenance(round_number, site.name)
+                save_personalised(path, generator, provenance, site.store.manifest.intensity)
         if failures:
             raise DataError("\n".join(failures))
 

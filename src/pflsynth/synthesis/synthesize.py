@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,14 @@ import numpy as np
 
 from pflsynth import __version__
 from pflsynth.config import Task
+from pflsynth.data.align import same_grid
+from pflsynth.data.examine import on_grid, with_dark_background, without_bias
 from pflsynth.data.grid import SliceGrid
-from pflsynth.data.scaling import BACKGROUND, fit_scale
+from pflsynth.data.normalizers import NORMALIZERS, measure_volume
+from pflsynth.data.registration import grid_with_voxels, resample
+from pflsynth.data.scaling import BACKGROUND
 from pflsynth.data.subjects import contrast_of, split_nifti_name
-from pflsynth.data.volumes import Volume, load_volume, save_synthetic
+from pflsynth.data.volumes import FloatArray, Volume, load_volume, save_synthetic
 from pflsynth.errors import DataError, PflsynthError, UsageError
 from pflsynth.federation.personalised import PersonalisedModel
 from pflsynth.files import sha256_of_file, write_json
@@ -30,34 +34,59 @@ class Synthesized:
     provenance: dict[str, Any]
 
 
-def synthesize_volume(volume: Volume, model: PersonalisedModel, task: Task) -> np.ndarray:
+def synthesize_volume(volume: Volume, model: PersonalisedModel, task: Task, brain: Volume | None = None) -> FloatArray:
     """Synthesise a task's target contrast; the network sees the same numbers that ``prepare`` stores.
 
     Args:
         volume: the source contrast, RAS.
         model: of the site that the volume is from.
         task: one of the site's tasks.
+        brain: the brain mask, RAS; wanted if the site's data was prepared with brain masks.
 
     Returns:
         (X, Y, Z) float32 on the volume's grid, in the site's typical units of the target contrast; background
         outside the head mask.
 
     Raises:
-        DataError: if no head is seen, or it does not fit the model's slices.
+        DataError: no head is seen, or it does not fit the model's slices; a brain mask is missing, or not wanted.
     """
-    scale, mask = fit_scale(volume.data, str(volume.path))
-    grid = SliceGrid.of(volume, model.config.image)
-    grid.check_head_fits(mask, str(volume.path))
-    slices = grid.scaled_slices(volume, scale)
-    shows_head = mask.any(axis=(0, 1))
-    output = np.full_like(slices, BACKGROUND)
-    output[shows_head] = model.synthesize(slices[shows_head], task)
-    on_grid = np.where(mask, grid.to_volume(output, BACKGROUND), BACKGROUND)
-    return model.scales[task.target].invert(on_grid)
+    config, where = model.config, str(volume.path)
+    _check_brain(config.sites[model.site].brain_mask, brain, where)
+    image = without_bias(volume, where) if config.intensity.bias_correction else volume
+    if config.registration.voxel_mm is not None:
+        image = resample(image, grid_with_voxels(image.grid, config.registration.voxel_mm))
+    if brain is not None:
+        image = with_dark_background(image, on_grid(brain, image.grid, where))
+    statistics, mask = measure_volume(image.data, config.intensity.normalizer, where)
+    grid = SliceGrid.of(image, config.image)
+    grid.check_head_fits(mask, where)
+    shown = np.flatnonzero(mask.any(axis=(0, 1))).tolist()
+    head = mask if NORMALIZERS[config.intensity.normalizer].masked else None
+    slices = grid.scaled_slices(image, model.intensity.scale(task.source, statistics), shown, head)
+    output = np.full((mask.shape[2], grid.size, grid.size), BACKGROUND, np.float32)
+    output[shown] = model.synthesize(slices, task)
+    scaled = np.where(mask, grid.to_volume(output, BACKGROUND), BACKGROUND)
+    result = model.intensity.typical_scale(task.target).invert(scaled)
+    if same_grid(image.grid, volume.grid):
+        return result
+    return resample(replace(image, data=result), volume.grid).data
+
+
+def _check_brain(wanted: bool, brain: Volume | None, where: str) -> None:
+    if wanted and brain is None:
+        raise DataError(f"{where}: the site's data was prepared with brain masks; give this image's with --mask")
+    if brain is not None and not wanted:
+        raise DataError(f"{where}: the site's data was prepared without brain masks; leave --mask out")
 
 
 def synthesize_file(
-    source: Path, out: Path, model: PersonalisedModel, task: Task, *, force: bool = False
+    source: Path,
+    out: Path,
+    model: PersonalisedModel,
+    task: Task,
+    *,
+    mask: Path | None = None,
+    force: bool = False,
 ) -> Synthesized:
     """Read a NIfTI volume, write the synthesised one and a JSON file beside it.
 
@@ -66,6 +95,7 @@ def synthesize_file(
         out: NIfTI file to write (``.nii`` or ``.nii.gz``).
         model: of the site that the volume is from.
         task: one of the site's tasks.
+        mask: brain mask of the source, if the site's data was prepared with brain masks.
         force: overwrite.
 
     Raises:
@@ -79,7 +109,8 @@ def synthesize_file(
         if path.exists() and not force:
             raise UsageError(f"{path}: exists already; choose another --out or overwrite with --force")
     volume = load_volume(source, f"site {model.site}, contrast {task.source}")
-    data = synthesize_volume(volume, model, task)
+    brain = load_volume(mask, f"site {model.site}, brain mask") if mask is not None else None
+    data = synthesize_volume(volume, model, task, brain)
     provenance = {
         "notice": NOTICE,
         "site": model.site,
@@ -91,6 +122,7 @@ def synthesize_file(
         "agreement_sha256": model.config.agreement_sha256(),
         "input": source.name,
         "input_sha256": sha256_of_file(source),
+        "normalizer": model.config.intensity.normalizer,
         "pflsynth": __version__,
     }
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -110,7 +142,8 @@ def synthesize_folder(
 ) -> tuple[list[Synthesized], list[PflsynthError]]:
     """Synthesise for every volume of the source contrast below a folder, keeping its structure.
 
-    Files whose name says another contrast are left out; if no name says a contrast, all NIfTI files are taken.
+    Files whose name says another contrast are left out; if no name says a contrast, all NIfTI files are taken. The
+    brain mask of ``sub-01_T1w.nii.gz``, if masks are wanted, is ``sub-01_mask.nii.gz`` beside it.
 
     Returns:
         What was written, and the errors of the files that could not be used.
@@ -134,7 +167,8 @@ def synthesize_folder(
             on_file(number, len(chosen), path)
         target = out / path.relative_to(source).with_name(target_name(path, task))
         try:
-            written.append(synthesize_file(path, target, model, task, force=force))
+            mask = mask_path(path, task) if model.config.sites[model.site].brain_mask else None
+            written.append(synthesize_file(path, target, model, task, mask=mask, force=force))
         except PflsynthError as error:
             failed.append(error)
     return written, failed
@@ -145,6 +179,12 @@ def target_name(source: Path, task: Task) -> str:
     stem, ending = _split_ending(source)
     prefix = stem.removesuffix(f"_{task.source}")
     return f"{prefix}_{task.target}{ending}"
+
+
+def mask_path(source: Path, task: Task) -> Path:
+    """Where the brain mask of a source volume is looked for: its name with ``mask`` for the contrast's suffix."""
+    stem, ending = _split_ending(source)
+    return source.with_name(f"{stem.removesuffix(f'_{task.source}')}_mask{ending}")
 
 
 def provenance_path(out: Path) -> Path:

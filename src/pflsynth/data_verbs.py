@@ -1,0 +1,186 @@
+"""The verbs ``check`` and ``prepare``: what becomes of a site's data before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pflsynth.errors import DataError, UsageError
+from pflsynth.options import AsJson, ConfigPath, DataRoot, Force, Overrides
+
+if TYPE_CHECKING:
+    from pflsynth.config import FederationConfig
+    from pflsynth.console import Terminal
+
+
+def check(
+    config: ConfigPath,
+    data_root: DataRoot = None,
+    html: Annotated[Path | None, typer.Option("--html", help="write a page with pictures of every subject")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="list subjects that are well too, however many")] = False,
+    force: Force = False,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a configuration and the data it names; changes nothing but the page that --html asks for.
+
+    \b
+    Examples:
+      pflsynth check federation.toml
+      pflsynth check federation.toml --html check.html
+    """
+    from pflsynth.config_files import load_config
+    from pflsynth.console import Terminal, show_check
+    from pflsynth.quality.page import write_page
+    from pflsynth.quality.site import check_site, copies_between
+
+    if html is not None and html.exists() and not force:
+        raise UsageError(f"{html}: exists already; choose another --html or overwrite with --force")
+    loaded = load_config(config, overrides or (), data_root)
+    terminal = Terminal(as_json)
+    agreement = loaded.federation.agreement_sha256()
+    terminal.finding("ok", f"{config}: agreement {agreement[:12]}")
+    checks = []
+    with terminal.progress() as bar:
+        for site in loaded.sites:
+            show = terminal.counter(bar, f"check {site}")
+            checks.append(check_site(loaded.federation, site, pictures=html is not None, progress=show))
+    between = copies_between(checks)
+    for own in checks:
+        show_check(terminal, own, everything)
+    for finding in between:
+        terminal.finding(finding.level, finding.text)
+    wrong = sum(own.count("wrong") for own in checks) + len(between)
+    suspicious = sum(own.count("suspicious") for own in checks)
+    if html is not None:
+        write_page(html, f"{loaded.federation.name}: data check", [own.page() for own in checks])
+        terminal.say(f"page: {html}")
+    terminal.document(
+        {
+            "agreement_sha256": agreement,
+            "ok": wrong == 0,
+            "wrong": wrong,
+            "suspicious": suspicious,
+            "findings": {own.site: [asdict(finding) for finding in own.every_finding] for own in checks},
+            "between_sites": [asdict(finding) for finding in between],
+            "subjects": {
+                own.site: {
+                    checked.subject.name: {
+                        "contrasts": list(checked.subject.volumes),
+                        "split": own.splits.get(checked.subject.person),
+                        "facts": checked.facts,
+                    }
+                    for checked in own.subjects
+                }
+                for own in checks
+            },
+        }
+    )
+    if wrong:
+        raise DataError(f"{wrong} finding(s) need attention before pflsynth prepare; each line above says what to do")
+
+
+def prepare(
+    config: ConfigPath,
+    out: Annotated[Path, typer.Option("--out", help="folder to write; one folder a site")] = Path("prepared"),
+    data_root: DataRoot = None,
+    site: Annotated[str | None, typer.Option("--site", help="this site alone")] = None,
+    from_dicom: Annotated[
+        Path | None, typer.Option("--from-dicom", help="make the site's data folder from this folder of DICOM first")
+    ] = None,
+    rules: Annotated[Path | None, typer.Option("--dicom-rules", help="own table of rules for DICOM series")] = None,
+    key: Annotated[Path | None, typer.Option("--dicom-key", help="table of patients and subjects to keep")] = None,
+    export_splits: Annotated[
+        Path | None, typer.Option("--export-splits", help="folder to write the splits to, one JSON file a site")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done, read no image")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave bad subjects out and go on")] = False,
+    force: Force = False,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Turn folders of images into checked, aligned, scaled, split slices that training reads.
+
+    After any stop the same command goes on with the subjects that are not finished.
+
+    \b
+    Examples:
+      pflsynth prepare federation.toml --out prepared
+      pflsynth prepare federation.toml --site oslo --from-dicom /archive/export
+    """
+    from pflsynth.config_files import load_config
+    from pflsynth.console import Terminal, plan_table, preparation_table
+    from pflsynth.data.plan import plan_site
+    from pflsynth.data.prepare import prepare_site
+    from pflsynth.data.split import export_split
+
+    loaded = load_config(config, overrides or (), data_root)
+    terminal = Terminal(as_json)
+    sites = _chosen(loaded.sites, site)
+    if from_dicom is not None:
+        if len(sites) != 1 or dry_run:
+            raise UsageError("--from-dicom fills the data folder of one site: give --site too, and no --dry-run")
+        _convert(terminal, loaded.federation, sites[0], from_dicom, rules, key, force)
+    if dry_run:
+        plans = {name: plan_site(loaded.federation, name, out / name) for name in sites}
+        terminal.table(plan_table(plans))
+        for name, plan in plans.items():
+            for note in plan.notes:
+                terminal.say(f"{name}: {note}")
+        terminal.document({name: asdict(plan) for name, plan in plans.items()})
+        return
+    reports, errors = {}, []
+    with terminal.progress() as bar:
+        for name in sites:
+            show = terminal.counter(bar, f"prepare {name}")
+            try:
+                reports[name] = prepare_site(
+                    loaded.federation, name, out / name, force=force, skip_bad=skip_bad, progress=show
+                )
+            except DataError as error:
+                errors.append(str(error))
+    if reports:
+        terminal.table(preparation_table(reports))
+    for report in reports.values():
+        for note in report.notes:
+            terminal.say(f"{report.site}: {note}")
+        if export_splits is not None:
+            terminal.say(f"{report.site}: splits in {export_split(export_splits, report.site, report.subjects)}")
+    terminal.document({name: asdict(report) for name, report in reports.items()})
+    if errors:
+        raise DataError("\n".join(errors))
+
+
+def _chosen(sites: Sequence[str], site: str | None) -> Sequence[str]:
+    if site is not None and site not in sites:
+        raise UsageError(f"--site {site}: the sites here are {', '.join(sites)}")
+    return sites if site is None else [site]
+
+
+def _convert(
+    terminal: Terminal,
+    config: FederationConfig,
+    site: str,
+    dicom: Path,
+    rules: Path | None,
+    key: Path | None,
+    force: bool,
+) -> None:
+    from pflsynth.dicom.convert import convert_dicom
+
+    if config.sites[site].layout != "bids":
+        raise UsageError(f'--from-dicom writes a BIDS folder: set sites.{site}.layout to "bids"')
+    with terminal.progress() as bar:
+        show = terminal.counter(bar, f"DICOM of {site}")
+        report = convert_dicom(
+            dicom, config.data_folder(site), site, rules=rules, key_file=key, force=force, progress=show
+        )
+    for note in report.notes:
+        terminal.say(f"{site}: {note}")
+    for reason in report.bad.values():
+        terminal.finding("wrong", reason)
+    terminal.say(f"{site}: {len(report.subjects)} subject(s) converted from DICOM to {report.folder}")
