@@ -30,6 +30,14 @@ def head(shape: tuple[int, int, int] = SHAPE, bright: float = 200.0, seed: int =
     return np.where(data > 0, data + random.integers(0, 10, shape), 0.0)
 
 
+def tissue(anatomy: int, contrast: int) -> np.ndarray:
+    """Factors around 1 of a subject's own pattern of tissues, each of its own brightness in every contrast."""
+    blocks = np.random.default_rng(anatomy).integers(0, 4, (6, 7, 3))
+    random = np.random.default_rng((anatomy, contrast))
+    brightness = random.permutation([0.5, 0.9, 1.3, 1.7])
+    return np.kron(brightness[blocks], np.ones((4, 4, 2))) * random.uniform(0.97, 1.03, SHAPE)
+
+
 def write_nifti(path: Path, data: np.ndarray, affine: np.ndarray = AFFINE, dtype: Any = np.float32) -> Path:
     """Write a NIfTI file and the folders above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,11 +62,10 @@ def write_site(
     if isinstance(subjects, int):
         subjects = {f"sub-{number:02d}": contrasts for number in range(1, subjects + 1)}
     for number, (subject, own) in enumerate(subjects.items()):
+        seed = first_seed + 10 * number
         for place, contrast in enumerate(own):
-            write_nifti(
-                image_path(site, subject, contrast),
-                head(bright=200.0 + 50 * place, seed=first_seed + 10 * number + place),
-            )
+            data = head(bright=200.0 + 50 * place, seed=seed + place) * tissue(seed, place)
+            write_nifti(image_path(site, subject, contrast), data)
     return site
 
 

@@ -25,7 +25,7 @@ IDENTITIES = (
     "20200102",
     "20210304",
     "1999010",
-    "101112",
+    "235943",
     "GENERAL",
     "HOUSEOFMERCY",
     "1.2.826.0.1",
@@ -183,7 +183,7 @@ def common(made: Made, storage: str, slice_: int) -> FileDataset:
     image.PatientComments = image.ImageComments = image.StudyDescription = f"SECRET of {patient.name}"
     image.InstitutionName, image.ReferringPhysicianName = "GENERAL HOSPITAL", "HOUSEOFMERCY^DR"
     image.StudyDate = image.SeriesDate = image.AcquisitionDate = image.ContentDate = patient.date
-    image.StudyTime = image.SeriesTime = image.AcquisitionTime = image.ContentTime = "101112"
+    image.StudyTime = image.SeriesTime = image.AcquisitionTime = image.ContentTime = "235943"
     image.StudyInstanceUID = patient.study
     image.SeriesInstanceUID = image.FrameOfReferenceUID = uid(patient, made.number)
     image.SeriesNumber, image.AcquisitionNumber = made.number, 1

@@ -86,11 +86,15 @@ def raw_nifti(data: np.ndarray, affine: np.ndarray | None = None, version: int =
 
 @dataclass
 class Reading:
-    """What a file says: stored shape, affine to millimetres (RAS), and values after scaling, as stored."""
+    """What a file says: stored shape, affine to millimetres (RAS), and values after scaling, as stored.
+
+    ``forms_apart_mm`` is the largest distance between the two places that sform and qform give a voxel, 0 with one.
+    """
 
     shape: tuple[int, int, int]
     affine: np.ndarray
     values: np.ndarray
+    forms_apart_mm: float
 
 
 def independent_reading(content: bytes) -> Reading:
@@ -110,9 +114,11 @@ def independent_reading(content: bytes) -> Reading:
     if slope != 0 and not math.isnan(slope):
         values = slope * values + inter
     unit = UNITS_MM[raw.get("xyzt_units") & 7]
-    affine = _sform(raw) if raw.get("sform_code") > 0 else qform(raw)
-    affine[:3] *= unit
-    return Reading(shape[:3], affine, values.reshape(shape[:3], order="F"))
+    forms = [read(raw) for read, code in ((_sform, "sform_code"), (qform, "qform_code")) if raw.get(code) > 0]
+    voxels = np.array([(*voxel, 1) for voxel in np.ndindex(shape[:3])])
+    apart = unit * np.linalg.norm((forms[0] - forms[-1]) @ voxels.T, axis=0).max()
+    affine = np.diag([unit, unit, unit, 1]) @ forms[0]
+    return Reading(shape[:3], affine, values.reshape(shape[:3], order="F"), float(apart))
 
 
 def _sform(raw: RawNifti) -> np.ndarray:
@@ -121,7 +127,6 @@ def _sform(raw: RawNifti) -> np.ndarray:
 
 def qform(raw: RawNifti) -> np.ndarray:
     """Method 2 of nifti1.h."""
-    assert raw.get("qform_code") > 0
     b, c, d = raw.get("quatern")
     a = math.sqrt(max(0.0, 1 - (b * b + c * c + d * d)))
     rotation = np.array(

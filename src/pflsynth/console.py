@@ -22,6 +22,7 @@ from pflsynth.quality.site import SiteCheck
 
 NOT_A_TERMINAL_WIDTH = 130
 MANY_SUBJECTS = 40
+MANY_NOTES = 20
 
 _MARKS: dict[Level, str] = {"ok": "[green]✓[/]", "suspicious": "[yellow]![/]", "wrong": "[red]✗[/]"}
 
@@ -38,6 +39,13 @@ class Terminal:
     def say(self, text: str) -> None:
         """Print one text, as it is."""
         self._out.print(text, markup=False, soft_wrap=True)
+
+    def notes(self, site: str, notes: Sequence[str]) -> None:
+        """Print the notes about a site; of many, the first ones."""
+        for note in notes[:MANY_NOTES]:
+            self.say(f"{site}: {note}")
+        if len(notes) > MANY_NOTES:
+            self.say(f"{site}: and {len(notes) - MANY_NOTES} more notes (--json prints all)")
 
     def table(self, table: Table) -> None:
         """Print a table."""

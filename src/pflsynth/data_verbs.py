@@ -124,13 +124,12 @@ def prepare(
     if from_dicom is not None:
         if len(sites) != 1 or dry_run:
             raise UsageError("--from-dicom fills the data folder of one site: give --site too, and no --dry-run")
-        _convert(terminal, loaded.federation, sites[0], from_dicom, rules, key, force)
+        _convert(terminal, loaded.federation, sites[0], from_dicom, rules, key, force, skip_bad)
     if dry_run:
         plans = {name: plan_site(loaded.federation, name, out / name) for name in sites}
         terminal.table(plan_table(plans))
         for name, plan in plans.items():
-            for note in plan.notes:
-                terminal.say(f"{name}: {note}")
+            terminal.notes(name, plan.notes)
         terminal.document({name: asdict(plan) for name, plan in plans.items()})
         return
     reports, errors = {}, []
@@ -146,8 +145,7 @@ def prepare(
     if reports:
         terminal.table(preparation_table(reports))
     for report in reports.values():
-        for note in report.notes:
-            terminal.say(f"{report.site}: {note}")
+        terminal.notes(report.site, report.notes)
         if export_splits is not None:
             terminal.say(f"{report.site}: splits in {export_split(export_splits, report.site, report.subjects)}")
     terminal.document({name: asdict(report) for name, report in reports.items()})
@@ -169,7 +167,9 @@ def _convert(
     rules: Path | None,
     key: Path | None,
     force: bool,
+    skip_bad: bool,
 ) -> None:
+    """Fill a site's data folder from DICOM."""
     from pflsynth.dicom.convert import convert_dicom
 
     if config.sites[site].layout != "bids":
@@ -179,8 +179,8 @@ def _convert(
         report = convert_dicom(
             dicom, config.data_folder(site), site, rules=rules, key_file=key, force=force, progress=show
         )
-    for note in report.notes:
-        terminal.say(f"{site}: {note}")
-    for reason in report.bad.values():
-        terminal.finding("wrong", reason)
+    terminal.notes(site, report.notes)
     terminal.say(f"{site}: {len(report.subjects)} subject(s) converted from DICOM to {report.folder}")
+    if report.bad and not skip_bad:
+        reasons = "\n".join(report.bad[name] for name in sorted(report.bad))
+        raise DataError(f"{reasons}\nmend what is listed, or give --skip-bad to go on without")

@@ -13,7 +13,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from pydicom.uid import JPEG2000Lossless
+from pydicom.uid import JPEG2000Lossless, RLELossless
 
 from pflsynth.data.volumes import load_volume
 from pflsynth.dicom.convert import ConvertReport, convert_dicom
@@ -247,6 +247,18 @@ def test_truncated_file(tmp_path: Path) -> None:
     assert "1 of its 8 files are cut short; export the series again" in said
 
 
+def test_compressed_pixels_are_read_and_known_to_be_whole_or_not(tmp_path: Path) -> None:
+    for place, image in enumerate(datasets(JANES[0])):
+        image.compress(RLELossless, generate_instance_uid=False)
+        save(image, tmp_path / "in" / str(place))
+    assert convert(tmp_path).subjects == {"sub-001": ("T1w",)}
+    check_voxels(nifti(tmp_path / "out", "sub-001", "T1w"), JANES[0])
+    shutil.rmtree(tmp_path / "out")
+    path = tmp_path / "in" / "3"
+    path.write_bytes(path.read_bytes()[:-10])
+    assert "1 of its 8 files are cut short" in only_jane_is_bad(tmp_path)
+
+
 def test_file_cut_in_its_header(tmp_path: Path) -> None:
     write_series(tmp_path / "in", JANES[0])
     path = slice_path(tmp_path / "in", JANES[0], 2)
@@ -435,6 +447,19 @@ def test_subjects_that_were_not_converted_here_are_never_removed(tmp_path: Path)
     with pytest.raises(UsageError, match="were not converted from DICOM by pflsynth"):
         convert(tmp_path, force=True)
     assert (tmp_path / "out" / "sub-01").is_dir()
+
+
+def test_what_a_kill_left_is_mended(tmp_path: Path) -> None:
+    key, out = tmp_path / "key.csv", tmp_path / "out"
+    write_series(tmp_path / "in", JANES[0])
+    convert(tmp_path, key_file=key)
+    before = tree(out)
+    (out / "sub-001").rename(out / ".sub-001.replaced")
+    (out / ".sub-001.new" / "anat").mkdir(parents=True)
+    (out / ".sub-009.replaced").mkdir()
+    assert convert(tmp_path, key_file=key).subjects == {}
+    assert tree(out) == before
+    assert not list(out.glob(".sub-*"))
 
 
 # ----------------------------------------------------------------------------------------------- nothing can be done

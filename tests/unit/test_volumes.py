@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
+import tracemalloc
 from pathlib import Path
 
 import nibabel
@@ -12,6 +14,7 @@ import pytest
 from pflsynth.data.volumes import load_volume, save_synthetic
 from pflsynth.errors import DataError
 from tests.data_builders import AFFINE, head, write_nifti
+from tests.raw_nifti import TYPES, independent_reading, raw_nifti
 
 WHERE = "site here, subject sub-01, contrast T1w"
 
@@ -53,6 +56,99 @@ def test_header_units_other_than_millimetres_are_converted(tmp_path: Path) -> No
     image.header.set_xyzt_units("meter")
     nibabel.save(image, tmp_path / "x.nii")
     assert load_volume(tmp_path / "x.nii", WHERE).spacing_mm == pytest.approx((1, 1, 3))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("dtype", TYPES)
+def test_every_type_byte_order_and_version(tmp_path: Path, dtype: str, version: int, order: str) -> None:
+    data = head().clip(0, 120).astype(dtype)
+    (tmp_path / "x.nii").write_bytes(raw_nifti(data, AFFINE, version, order).content)
+    volume = load_volume(tmp_path / "x.nii", WHERE)
+    assert volume.data.dtype == np.float32
+    assert np.array_equal(volume.data, data.astype(np.float32))
+    assert np.array_equal(volume.affine, AFFINE)
+
+
+def test_gzip_is_known_by_its_bytes_and_may_have_members_and_padding(tmp_path: Path) -> None:
+    content = raw_nifti(head().astype(np.int16), AFFINE).content
+    pieces = gzip.compress(content[:1000]) + gzip.compress(content[1000:]) + bytes(512)
+    for name, stored in (("plain.nii.gz", content), ("compressed.nii", gzip.compress(content)), ("two.nii.gz", pieces)):
+        (tmp_path / name).write_bytes(stored)
+        volume = load_volume(tmp_path / name, WHERE)
+        assert np.array_equal(volume.data, head().astype(np.float32))
+        assert volume.sha256 == hashlib.sha256(stored).hexdigest()
+
+
+def test_an_oblique_volume_keeps_its_oblique_axes(tmp_path: Path) -> None:
+    cos, sin = np.cos(np.radians(25)), np.sin(np.radians(25))
+    affine = np.array([[cos, sin, 0, 4], [-sin, cos, 0, 5], [0, 0, 1, 6], [0, 0, 0, 1]]) @ np.diag([-1, 1.2, 3, 1])
+    volume = load_volume(write_nifti(tmp_path / "x.nii", head(), affine), WHERE)
+    assert np.array_equal(volume.data, head()[::-1].astype(np.float32))
+    assert volume.affine[:, 3] == pytest.approx(affine @ (23, 0, 0, 1))
+    assert volume.affine[:, 0] == pytest.approx(-affine[:, 0])
+    assert volume.spacing_mm == pytest.approx((1, 1.2, 3))
+
+
+def test_a_qform_alone_gives_the_geometry(tmp_path: Path) -> None:
+    half = np.radians(15)
+    raw = raw_nifti(head().astype(np.int16)).put("sform_code", 0).put("qform_code", 1)
+    raw.put("quatern", 0, 0, np.sin(half)).put("qoffset", 7, 8, 9).put("pixdim", 0, 1, 1, 3, 0, 0, 0, 0)
+    (tmp_path / "x.nii").write_bytes(raw.content)
+    volume = load_volume(tmp_path / "x.nii", WHERE)
+    cos, sin = np.cos(2 * half), np.sin(2 * half)
+    assert volume.affine == pytest.approx(np.array([[cos, -sin, 0, 7], [sin, cos, 0, 8], [0, 0, 3, 9], [0, 0, 0, 1]]))
+    save_synthetic(tmp_path / "out.nii", volume.data, tmp_path / "x.nii", "x")  # nibabel wants pixdim[0] to be -1 or 1
+    assert np.array_equal(load_volume(tmp_path / "out.nii", WHERE).affine, volume.affine)
+
+
+def test_slope_and_intercept_by_hand(tmp_path: Path) -> None:
+    raw = raw_nifti(np.array([[[0, 1000], [-4, 3]]], np.int16)).put("scl_slope", 0.5).put("scl_inter", 10)
+    (tmp_path / "x.nii").write_bytes(raw.content)
+    assert load_volume(tmp_path / "x.nii", WHERE).data.tolist() == [[[10, 510], [8, 11.5]]]
+    for slope in (0, float("nan")):  # the standard: there is no scaling
+        (tmp_path / "x.nii").write_bytes(raw.put("scl_slope", slope).content)
+        assert load_volume(tmp_path / "x.nii", WHERE).data.tolist() == [[[0, 1000], [-4, 3]]]
+
+
+def test_one_slice_and_one_frame(tmp_path: Path) -> None:
+    assert load_volume(write_nifti(tmp_path / "x.nii", head()[:, :, 2:3]), WHERE).data.shape == (24, 28, 1)
+    assert load_volume(write_nifti(tmp_path / "y.nii", head()[..., None]), WHERE).data.shape == (24, 28, 6)
+
+
+def test_a_rim_of_nan_becomes_background(tmp_path: Path) -> None:
+    data = head() - 7
+    data[:3] = data[:, -2:] = data[20:, :, 5] = np.nan
+    volume = load_volume(write_nifti(tmp_path / "x.nii", data), WHERE)
+    assert np.array_equal(volume.data, np.nan_to_num(data, nan=-7).astype(np.float32))
+    data[12, 14, 0] = np.nan  # in the head: at the lowest slice, but not at a side of it
+    with pytest.raises(DataError, match="1 voxels are NaN"):
+        load_volume(write_nifti(tmp_path / "x.nii", data), WHERE)
+
+
+def test_a_slice_lies_in_one_piece_of_memory_and_few_copies_are_made(tmp_path: Path) -> None:
+    data = np.random.default_rng(0).integers(0, 1000, (128, 128, 64)).astype(np.float32)
+    for affine in (AFFINE, AFFINE[[2, 0, 1, 3]]):
+        path = write_nifti(tmp_path / "x.nii.gz", data, affine)
+        tracemalloc.start()
+        volume = load_volume(path, WHERE)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert volume.data[:, :, 0].flags.f_contiguous
+        assert volume.data.flags.writeable
+        assert peak < 3 * data.nbytes
+
+
+def test_real_volumes_are_read_as_two_other_readers_read_them(realdata: Path) -> None:
+    for site in sorted(path for path in realdata.iterdir() if path.is_dir()):
+        path = next(iter(sorted(site.glob("*/anat/*.nii.gz"))))
+        volume, image = load_volume(path, WHERE), nibabel.load(path)
+        reading = independent_reading(gzip.decompress(path.read_bytes()))
+        assert np.array_equal(volume.data, image.get_fdata(dtype=np.float32))
+        assert np.array_equal(volume.data, reading.values)
+        assert np.array_equal(volume.affine, image.affine)
+        assert np.array_equal(volume.affine, reading.affine)
+        assert volume.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])

@@ -72,8 +72,8 @@ def measure_alignment(fixed: Volume, moving: Volume, mask: BoolArray) -> Alignme
     Args:
         fixed: the image that stays.
         moving: another contrast, on the same grid.
-        mask: where both images show the head (X, Y, Z): the intersection of their head masks. Background in it, such
-            as different brain extraction of the two, weakens the result.
+        mask: where both images show the head (X, Y, Z): the intersection of their head masks. Not the union: where
+            only one brain was cut away, the union gives false alarms.
 
     Raises:
         ValueError: the shapes differ.
@@ -91,6 +91,17 @@ def measure_alignment(fixed: Volume, moving: Volume, mask: BoolArray) -> Alignme
     evidence = pair.above_chance(best)
     aligned = not evidence or (gain <= SHIFT_GAIN and turn_gain <= TURN_GAIN)
     return Alignment(here, _between_voxels(pair, best, fixed.spacing_mm), there, gain, turn_gain, evidence, aligned)
+
+
+def normalised_mutual_information(joint: npt.ArrayLike) -> float:
+    """(H(first) + H(second)) / H(both) of a joint histogram: 1 for unrelated images, 2 for those that tell each other.
+
+    Args:
+        joint: counts (first, second), not all 0. One occupied cell gives 1.
+    """
+    counts = np.asarray(joint)
+    both = _entropy(counts)
+    return (_entropy(counts.sum(axis=0)) + _entropy(counts.sum(axis=1))) / both if both > 0 else 1.0
 
 
 def overlap(fixed: BoolArray, moving: BoolArray) -> float:
@@ -186,17 +197,6 @@ class _Pair:
         shared = _entropy(joint.sum(axis=0)) + _entropy(joint.sum(axis=1)) - _entropy(joint)
         chance = (self.count - 1) ** 2 / (2 * len(self.places))
         return shared > _ABOVE_CHANCE * chance
-
-
-def normalised_mutual_information(joint: npt.ArrayLike) -> float:
-    """(H(first) + H(second)) / H(both) of a joint histogram: 1 for unrelated images, 2 for those that tell each other.
-
-    Args:
-        joint: counts (first, second), not all 0. One occupied cell gives 1.
-    """
-    counts = np.asarray(joint)
-    both = _entropy(counts)
-    return (_entropy(counts.sum(axis=0)) + _entropy(counts.sum(axis=1))) / both if both > 0 else 1.0
 
 
 def _entropy(counts: npt.NDArray[np.int64]) -> float:

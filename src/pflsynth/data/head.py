@@ -40,6 +40,8 @@ def head_mask(data: FloatArray) -> BoolArray:
     floor, ceiling = percentile(data, LOW_PERCENTILE), percentile(data, HIGH_PERCENTILE)
     if floor == ceiling:
         floor, ceiling = float(data.min()), float(data.max())
+    if floor == ceiling:
+        return np.zeros(data.shape, bool)
     smooth = _smoothed(data, floor, ceiling)
     threshold = floor + _OTSU_FRACTION * (_otsu(smooth) - floor)
     planes = np.ascontiguousarray((smooth > np.float32(threshold)).transpose(1, 2, 0))

@@ -150,10 +150,9 @@ def _opened(path: Path, place: str) -> Iterator[_Content]:
         raise DataError(f"{place}: there is no such file") from None
     except PermissionError:
         raise DataError(f"{place}: no permission to read it; ask for read access to the file") from None
-    except MemoryError:
-        raise DataError(f"{place}: is too large for the memory of this machine; use a machine with more") from None
-    except (OSError, EOFError, zlib.error) as failure:
-        reason = " ".join(str(failure).split())[:200]
+    except OSError as failure:
         raise DataError(
-            f"{place}: is cut short, damaged, or not a NIfTI file ({reason}); copy or export it again"
+            f"{place}: cannot be read ({failure.strerror}); check its disk or link, or copy it again"
         ) from None
+    except (EOFError, zlib.error) as failure:
+        raise DataError(f"{place}: is cut short or damaged ({failure}); copy or export it again") from None

@@ -22,7 +22,7 @@ MOST_VOXELS = 2**30
 """1024 x 1024 x 1024: no MRI volume has more, and a damaged header may tell of any number."""
 
 _LAYOUTS = {348: nifti1_dtype, 540: nifti2_dtype}
-_MAGIC = {348: b"n+1", 540: b"n+2\0\r\n\x1a\n"}  # less the zero that ends the first
+_MAGIC = {348: (344, b"n+1\0"), 540: (4, b"n+2\0\r\n\x1a\n")}
 _PAIR_MAGIC = (b"ni1", b"ni2")
 _REAL = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
 _NOT_REAL = {
@@ -41,6 +41,7 @@ _FORMS_APART_MM = 1.0
 _PIXDIM_TOLERANCE = 0.01
 _SHEAR_TOLERANCE = 1e-3
 _VOXEL_MM = (0.01, 100.0)
+_FARTHEST_MM = 1e5
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def parse_header(read: Callable[[int], bytes | bytearray], place: str) -> NiftiH
     if len(raw) < size:
         raise DataError(f"{place}: is cut short within its header ({len(raw)} of {size} bytes); copy it again")
     fields = np.frombuffer(raw, _LAYOUTS[size].newbyteorder(order))[0]
-    _check_magic(bytes(fields["magic"]), size, place)
+    _check_magic(raw, place)
     shape = _shape(fields, place)
     dtype = _dtype(fields, order, place)
     offset = float(fields["vox_offset"])
@@ -110,13 +111,15 @@ def shape_text(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
 
 
-def _check_magic(magic: bytes, size: int, place: str) -> None:
+def _check_magic(raw: bytes, place: str) -> None:
+    offset, expected = _MAGIC[len(raw)]
+    magic = raw[offset : offset + len(expected)]
     if magic[:3] in _PAIR_MAGIC:
         raise DataError(f"{place}: is the header of a pair of files (.hdr and .img); convert both to one .nii.gz")
-    if magic != _MAGIC[size]:
+    if magic != expected:
         raise DataError(
-            f"{place}: is damaged or not a NIfTI file (its magic is {magic!r}, not {_MAGIC[size]!r}; "
-            "Analyze files have none); convert it to .nii.gz"
+            f"{place}: is damaged or not a NIfTI file (its magic is {magic!r}, not {expected!r}; Analyze files have "
+            "none); convert it to .nii.gz"
         )
 
 
@@ -197,6 +200,10 @@ def _affine_mm(fields: Any, shape: tuple[int, ...], place: str) -> Affine:
         raise DataError(
             f"{place}: its voxels are {_numbers(size)} mm, which cannot be; correct pixdim, affine, or the unit "
             f"(xyzt_units {int(fields['xyzt_units'])})"
+        )
+    if np.abs(affine[:3, 3]).max() > _FARTHEST_MM:
+        raise DataError(
+            f"{place}: its first voxel lies at {_numbers(affine[:3, 3])} mm, which cannot be; export it again"
         )
     return affine
 

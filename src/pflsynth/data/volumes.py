@@ -80,13 +80,10 @@ def load_volume(path: Path, where: str) -> Volume:
             infinite inside, constant, or with values that no scanner gives.
     """
     place = f"{where}: {path}"
-    nifti = read_nifti(path, place)
-    orientation = io_orientation(nifti.header.affine)
-    turned: FloatArray = np.asfortranarray(apply_orientation(_values(nifti), orientation))
-    _check_values(turned, nifti, place)
-    affine = nifti.header.affine @ inv_ornt_aff(orientation, nifti.stored.shape)
-    sizes = np.linalg.norm(affine[:3, :3], axis=0)
-    return Volume(turned, affine, (float(sizes[0]), float(sizes[1]), float(sizes[2])), path, nifti.sha256)
+    try:
+        return _loaded(path, place)
+    except MemoryError:
+        raise DataError(f"{place}: is too large for the memory of this machine; use one with more") from None
 
 
 def save_synthetic(path: Path, data: FloatArray, like: Path, description: str) -> None:
@@ -111,6 +108,8 @@ def save_synthetic(path: Path, data: FloatArray, like: Path, description: str) -
     original = read_header(like, str(like))
     kind: Any = nibabel.Nifti2Image if len(original.raw) == nibabel.Nifti2Header.sizeof_hdr else nibabel.Nifti1Image
     header = kind.header_class(original.raw, endianness=original.byte_order, check=False)
+    if header["pixdim"][0] not in (-1, 1):  # the handedness of the qform; nibabel wants what the standard forgives
+        header["pixdim"][0] = 1
     affine = header.get_best_affine()
     stored = np.asarray(apply_orientation(data.astype(np.float32), ornt_transform(_RAS, io_orientation(affine))))
     if original.shape[:3] != stored.shape:
@@ -124,6 +123,16 @@ def save_synthetic(path: Path, data: FloatArray, like: Path, description: str) -
     header["cal_min"] = header["cal_max"] = 0
     content = kind(stored.reshape(original.shape), affine, header).to_bytes()
     write_atomic(path, gzip.compress(content, compresslevel=1, mtime=0) if path.name.endswith(".gz") else content)
+
+
+def _loaded(path: Path, place: str) -> Volume:
+    nifti = read_nifti(path, place)
+    orientation = io_orientation(nifti.header.affine)
+    turned: FloatArray = np.asfortranarray(apply_orientation(_values(nifti), orientation))
+    _check_values(turned, nifti, place)
+    affine = nifti.header.affine @ inv_ornt_aff(orientation, nifti.stored.shape)
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    return Volume(turned, affine, (float(sizes[0]), float(sizes[1]), float(sizes[2])), path, nifti.sha256)
 
 
 def _values(nifti: Nifti) -> FloatArray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,7 +76,8 @@ def convert_dicom(
     check_packages()
     table = load_rules(rules)
     key = _read_key(key_file, out)
-    stale = _stale(out, key, force)
+    known = frozenset(key.values())
+    stale = _stale(out, known, force)
     found = find_series(dicom, site)
     people: dict[str, list[Series]] = defaultdict(list)
     for series in found.series:
@@ -89,12 +90,12 @@ def convert_dicom(
             write_key(key_file, key)
         for folder in stale:
             shutil.rmtree(folder)
+        _mend(out, known)
         subjects: dict[str, tuple[str, ...]] = {}
         bad: dict[str, str] = {}
         notes = [*found.notes, *_unnamed(found.series)]
         left: list[str] = []
         for done, (subject, patient) in enumerate(sorted((key[patient], patient) for patient in people), start=1):
-            restore_folder(out / subject)
             if (out / subject).exists() and not force:
                 left.append(subject)
             else:
@@ -119,7 +120,7 @@ def _read_key(key_file: Path | None, out: Path) -> dict[str, str]:
     return read_key(key_file)
 
 
-def _stale(out: Path, key: Mapping[str, str], force: bool) -> list[Path]:
+def _stale(out: Path, known: Set[str], force: bool) -> list[Path]:
     """Subjects of ``out`` that the key does not name, which ``force`` allows to remove."""
     present = sorted(out.glob("sub-*")) if out.is_dir() else []
     if present and not _made_here(out):
@@ -127,13 +128,22 @@ def _stale(out: Path, key: Mapping[str, str], force: bool) -> list[Path]:
             f"{out}: holds subjects that were not converted from DICOM by pflsynth, and is left as it is; give another "
             "folder"
         )
-    stale = [folder for folder in present if folder.name not in key.values()]
+    stale = [folder for folder in present if folder.name not in known]
     if stale and not force:
         raise UsageError(
             f"{out}: has {len(stale)} subjects whose PatientID is not known, so new ones could be mixed up with them; "
             "give the key file of that conversion, or --force to remove them and convert all anew, or another folder"
         )
     return stale
+
+
+def _mend(out: Path, known: Set[str]) -> None:
+    """Put in place, or remove, what a killed conversion left half replaced or half written."""
+    for hidden in sorted(out.glob(".sub-*")):
+        subject = hidden.name.removeprefix(".").partition(".")[0]
+        if subject in known:
+            restore_folder(out / subject)
+        shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _made_here(out: Path) -> bool:
@@ -176,7 +186,6 @@ def _write(out: Path, subject: str, choice: Choice, site: str) -> dict[str, tupl
         return {}
     problems: list[str] = []
     new = out / f".{subject}.new"
-    shutil.rmtree(new, ignore_errors=True)
     try:
         problems = [problem for session in choice.sessions for problem in _write_session(new, session, site)]
         if problems:

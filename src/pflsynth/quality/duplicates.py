@@ -17,7 +17,7 @@ from pflsynth.quality.signature import box_average
 Key = tuple[str, str]
 """Subject and contrast."""
 
-NEARLY_EQUAL = 0.93
+NEARLY_EQUAL = 0.96
 """Two images of different subjects are called nearly equal from this similarity on."""
 
 NEARLY_EQUAL_HEAD = 0.995

@@ -17,7 +17,7 @@ THICK_ANISOTROPY = 2.5
 MOST_OBLIQUE_DEGREES = 30.0
 MOST_SHEAR_DEGREES = 2.0
 LEAST_SHARED_VIEW = 0.6
-FLAT_SIDE = 2.7
+FLAT_SIDE = 3.5
 
 _DARK = 0.25
 _AXES = ("left-right", "front-back", "bottom-top")
@@ -105,7 +105,7 @@ def _cut_sides(bright: BoolArray) -> list[str]:
     """Sides on which the head ends in a plane, as where the field of view cut it.
 
     From one plane to the next one further in, a round head of n voxels grows by 2 / sqrt(n) of its width at most; the
-    limit is a third more, in a quarter of its slices.
+    limit is three quarters more, in a quarter of its slices.
     """
     slices = bright[:, :, bright.any(axis=(0, 1))]
     lengths = [slices.any(axis=(1, 2)).sum(), slices.any(axis=(0, 2)).sum()]

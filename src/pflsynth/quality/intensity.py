@@ -19,6 +19,7 @@ MOST_BIAS = 0.3
 LEAST_SNR = 8.0
 
 _PILE = 4
+_FEWEST_PILED = 20
 _EQUAL_SHARE = 0.5
 _RAYLEIGH_MEDIAN = 1.1774
 _RAYLEIGH_LOWER_QUARTER = 0.7585
@@ -34,8 +35,8 @@ class IntensityMeasures:
     """What is measured within and around the head of one volume.
 
     Attributes:
-        clipped: share of the head's voxels at the very highest value; 0 unless that value is at least four times as
-            frequent as the next lower one, so that values pile up there.
+        clipped: share of the head's voxels at the very highest value; 0 unless these are at least 20, and four times
+            as many as have the next lower value, so that values pile up there.
         background: median outside the head above the darkest (0.5th percentile) value, as a fraction of the scale,
             which goes from there to the 99.5th percentile of the head; None without voxels outside.
         offset: median outside the head, as a fraction of the same scale; None without voxels outside.
@@ -118,8 +119,8 @@ def intensity_findings(
         )
     if measures.constant_slices:
         said["constant slices"] = (
-            f"{_slices(measures.constant_slices)}, within the head, of one value or equal to the slice below; export or "
-            "convert it again, for slices were lost or filled in"
+            f"{_slices(measures.constant_slices)}, within the head, of one value or equal to the slice below; export "
+            "or convert it again, for slices were lost or filled in"
         )
     if measures.jumps:
         said["slice gaps"] = (
@@ -141,10 +142,11 @@ def intensity_findings(
 
 
 def _clipped(head: FloatArray) -> float:
-    values, counts = np.unique(head[head >= np.percentile(head, 90)], return_counts=True)
-    if values.size < 2:
-        return 0.0
-    return float(counts[-1] / head.size) if counts[-1] >= _PILE * counts[-2] else 0.0
+    highest = head.max()
+    rest = head[head < highest]
+    at_highest, next_lower = head.size - rest.size, np.count_nonzero(rest == rest.max(initial=-np.inf))
+    piled = rest.size > 0 and at_highest >= max(_FEWEST_PILED, _PILE * next_lower)
+    return at_highest / head.size if piled else 0.0
 
 
 def _constant_slices(data: FloatArray, bright: float) -> tuple[int, ...]:
@@ -201,13 +203,13 @@ def _bias(data: FloatArray, mask: BoolArray, spacing_mm: tuple[float, float, flo
 def _robust_fit(terms: npt.NDArray[np.float64], values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Coefficients of least squares with Tukey's biweights, after a fixed number of rounds."""
     weights = np.ones(len(values))
-    coefficients: npt.NDArray[np.float64] = np.zeros(terms.shape[1])
+    coefficients = np.zeros(terms.shape[1])
     for _ in range(_ROUNDS):
         weighted = terms * weights[:, None]
-        coefficients = np.linalg.lstsq(weighted.T @ terms, weighted.T @ values, rcond=None)[0]
+        coefficients = np.linalg.lstsq(weighted.T @ terms, weighted.T @ values, rcond=None)[0].astype(np.float64)
         residual = np.abs(values - terms @ coefficients)
         limit = _OUTLIER * float(np.median(residual)) + 1e-6
-        weights = np.square(np.clip(1 - np.square(residual / limit), 0, None))
+        weights = np.clip(1 - (residual / limit) ** 2, 0, None).astype(np.float64) ** 2
     return coefficients
 
 

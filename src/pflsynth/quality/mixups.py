@@ -74,7 +74,8 @@ def mixup_findings(features: Mapping[Key, FloatArray], site: str) -> list[Findin
 
     Two contrasts of a subject are suspected to be swapped if their difference points against that of the other
     subjects. One image is suspected if, seen against the subject's remaining contrasts, it lies where the other
-    subjects have another contrast. The axes of comparison are linear discriminants with shrinkage, fitted without
+    subjects have another contrast; a wrong image can make a right one of the subject look odd, so a finding may name
+    several. The axes of comparison are linear discriminants with shrinkage, fitted without
     the subject itself and without images that are already suspected.
 
     Args:
@@ -93,15 +94,22 @@ def mixup_findings(features: Mapping[Key, FloatArray], site: str) -> list[Findin
             f"of the site's other subjects, told below {SWAPPED:g}); look at both images, and exchange the files if so"
         )
         findings.append(Finding("suspicious", "contrast mix-up", text, subject, (one, two)))
-    for subject, contrast in sorted(images.trusted):
-        score, likely = images.likeliest_other(subject, contrast)
-        if score > OTHER_CONTRAST:
-            text = (
-                f"site {site}, subject {subject}, contrast {contrast}: looks more like {likely} of the site's other "
-                f"subjects than like their {contrast} (by {score:.2f}, told above {OTHER_CONTRAST:g}); look at the "
-                "image, and rename or replace its file if so"
+    for subject in images.subjects:
+        likes = {
+            name: images.likeliest_other(subject, name)
+            for name in images.contrasts
+            if (subject, name) in images.trusted
+        }
+        likes = {name: like for name, like in likes.items() if like[0] > OTHER_CONTRAST}
+        if likes:
+            claims = ", or ".join(
+                f"{name} looks like {other} (by {score:.2f})" for name, (score, other) in likes.items()
             )
-            findings.append(Finding("suspicious", "contrast mix-up", text, subject, (contrast,)))
+            text = (
+                f"site {site}, subject {subject}: seen against the site's other subjects, {claims}, told above "
+                f"{OTHER_CONTRAST:g}; look at the subject's images, and rename or replace the file that is wrong"
+            )
+            findings.append(Finding("suspicious", "contrast mix-up", text, subject, tuple(likes)))
     return sorted(findings, key=lambda finding: (finding.subject or "", finding.contrasts))
 
 
