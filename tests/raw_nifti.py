@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import struct
 from dataclasses import dataclass
@@ -115,8 +116,8 @@ def independent_reading(content: bytes) -> Reading:
         values = slope * values + inter
     unit = UNITS_MM[raw.get("xyzt_units") & 7]
     forms = [read(raw) for read, code in ((_sform, "sform_code"), (qform, "qform_code")) if raw.get(code) > 0]
-    voxels = np.array([(*voxel, 1) for voxel in np.ndindex(shape[:3])])
-    apart = unit * np.linalg.norm((forms[0] - forms[-1]) @ voxels.T, axis=0).max()
+    corners = np.array([(*corner, 1) for corner in itertools.product(*((0, length - 1) for length in shape[:3]))])
+    apart = unit * np.linalg.norm((forms[0] - forms[-1]) @ corners.T, axis=0).max()
     affine = np.diag([unit, unit, unit, 1]) @ forms[0]
     return Reading(shape[:3], affine, values.reshape(shape[:3], order="F"), float(apart))
 

@@ -193,7 +193,7 @@ def test_a_cut_head_is_found_with_its_side(rim: int) -> None:
     cut = np.pad(head()[:, :-25], ((0, 0), (0, rim), (0, 0)))
     (finding,) = geometry_findings({"T1w": volume(cut), "T2w": volume(np.pad(head(), 3))}, WHERE, "sub-01")
     assert (finding.check, finding.contrasts) == ("field of view", ("T1w",))
-    assert "the head is cut flat at the front" in finding.text
+    assert "the head ends at the front in a plane over " in finding.text
 
 
 def test_fields_of_view_that_differ_much_are_found() -> None:

@@ -52,8 +52,7 @@ class Alignment:
         gain: (best_nmi - nmi) / (nmi - 1): the share by which the best shift raises what the images have in common;
             0 where nothing is better than no shift.
         turn_gain: the same share for the best turn, beyond the gain of the best shift; at least 0.
-        evidence: whether the images share enough over enough voxels to judge. False for very small or nearly
-            constant images and for those that have no more in common than chance.
+        evidence: False for very small or nearly constant images, and where little more is shared than by chance.
         aligned: not (``gain`` above ``SHIFT_GAIN`` or ``turn_gain`` above ``TURN_GAIN``); True for lack of evidence.
     """
 

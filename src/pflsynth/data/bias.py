@@ -14,13 +14,13 @@ from pflsynth.data.itk import from_itk, one_thread, simpleitk, to_itk
 from pflsynth.data.volumes import BoolArray, Volume
 from pflsynth.errors import DataError
 
-_FITTED_MM = 4.0
+_FITTED_MM = 5.0
 _FEWEST_VOXELS = 2
 _ITERATIONS = (50, 50, 50)
 
 
 def correct_bias(volume: Volume, mask: BoolArray) -> Volume:
-    """Divide the head by its bias field, which is fitted at 4 mm and applied at full resolution.
+    """Divide the head by its bias field, which is fitted at 5 mm and applied at full resolution.
 
     Args:
         volume: scanner units.
@@ -45,7 +45,8 @@ def correct_bias(volume: Volume, mask: BoolArray) -> Volume:
         coarse, coarse_mask = sitk.BinShrink(image, shrink), sitk.BinShrink(usable, shrink) > 0.5
         if not sitk.GetArrayViewFromImage(coarse_mask).any():
             raise DataError(
-                f"{volume.path}: its mask holds almost no positive values, so no bias field can be fitted; look at image and mask"
+                f"{volume.path}: its mask holds almost no positive values, so no bias field can be fitted; look at "
+                "the image and the mask"
             )
         n4 = sitk.N4BiasFieldCorrectionImageFilter()
         n4.SetMaximumNumberOfIterations(_ITERATIONS)

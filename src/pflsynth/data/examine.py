@@ -10,7 +10,7 @@ import numpy as np
 
 from pflsynth.config import FederationConfig, Task
 from pflsynth.data.align import align_volumes
-
+from pflsynth.data.bias import correct_bias
 from pflsynth.data.grid import SliceGrid
 from pflsynth.data.manifest import Placement
 from pflsynth.data.normalizers import Statistics, measure_volume
@@ -141,8 +141,6 @@ def with_dark_background(volume: Volume, mask: BoolArray) -> Volume:
 
 def without_bias(volume: Volume, where: str) -> Volume:
     """The volume after N4 bias field correction within its head."""
-    from pflsynth.data.bias import correct_bias
-
     return correct_bias(volume, find_head(volume.data, f"{where}: {volume.path}").mask)
 
 

@@ -20,6 +20,7 @@ HIGH_PERCENTILE = 99.5
 
 _SMOOTHING_VOXELS = 1.0
 _SMOOTHING_REACH = 4
+_BLOCK_SLICES = 4
 _OTSU_FRACTION = 0.5
 _OTSU_BINS = 256
 _CLOSING_VOXELS = 3
@@ -43,22 +44,27 @@ def head_mask(data: FloatArray) -> BoolArray:
     if floor == ceiling:
         return np.zeros(data.shape, bool)
     smooth = _smoothed(data, floor, ceiling)
-    threshold = floor + _OTSU_FRACTION * (_otsu(smooth) - floor)
-    planes = np.ascontiguousarray((smooth > np.float32(threshold)).transpose(1, 2, 0))
+    threshold = np.float32(floor + _OTSU_FRACTION * (_otsu(smooth) - floor))
+    planes = np.concatenate([(block > threshold).transpose(1, 2, 0) for block in smooth])
     return _filled(_closed(_largest_piece(planes))).T
 
 
-def _smoothed(data: FloatArray, floor: float, ceiling: float) -> FloatArray:
-    """Gaussian smoothing of the axial slices of (X, Y, Z), clipped to [floor, ceiling]; the result is (X, Z, Y).
+def _smoothed(data: FloatArray, floor: float, ceiling: float) -> list[FloatArray]:
+    """Gaussian smoothing of the axial slices of (X, Y, Z), clipped to [floor, ceiling]; blocks of a few, (X, Z, Y).
 
     Each axis in turn comes first and is multiplied by a band matrix, so that memory is read in long pieces.
     """
-    x, y, z = data.shape
-    along = np.clip(data.transpose(1, 2, 0), np.float32(floor), np.float32(ceiling), order="C")
-    along = (_gaussian(y) @ along.reshape(y, z * x)).reshape(y, z, x)
-    along = np.ascontiguousarray(along.transpose(2, 1, 0))
-    smooth: FloatArray = (_gaussian(x) @ along.reshape(x, z * y)).reshape(x, z, y)
-    return smooth
+    x, y, depth = data.shape
+    across, down = _gaussian(x), _gaussian(y)
+    blocks = []
+    for first in range(0, depth, _BLOCK_SLICES):
+        slices = data[:, :, first : first + _BLOCK_SLICES].transpose(1, 2, 0)
+        z = slices.shape[1]
+        clipped = np.clip(slices, np.float32(floor), np.float32(ceiling), order="C")
+        rows = (down @ clipped.reshape(y, z * x)).reshape(y, z, x)
+        columns = np.ascontiguousarray(rows.transpose(2, 1, 0))
+        blocks.append((across @ columns.reshape(x, z * y)).reshape(x, z, y))
+    return blocks
 
 
 def _gaussian(n: int) -> scipy.sparse.csr_array:
@@ -72,17 +78,18 @@ def _gaussian(n: int) -> scipy.sparse.csr_array:
     return scipy.sparse.csr_array((entries, (rows, columns)), shape=(n, n))
 
 
-def _otsu(smooth: FloatArray) -> float:
+def _otsu(blocks: list[FloatArray]) -> float:
     """Otsu's threshold from a histogram of 256 bins."""
     from PIL import Image
 
-    low, high = float(smooth.min()), float(smooth.max())
+    low, high = min(float(block.min()) for block in blocks), max(float(block.max()) for block in blocks)
     if low == high:
         return low
-    place = smooth - np.float32(low)
-    place *= np.float32(_OTSU_BINS / (high - low))
-    bins = np.minimum(place, _OTSU_BINS - 1, out=place).astype(np.uint8)
-    counts = np.array(Image.fromarray(bins.reshape(len(bins), -1)).histogram())  # four times as fast as numpy counts
+    factor = np.float32(_OTSU_BINS / (high - low) * (1 - 2.0**-22))  # the brightest voxel, too, is in the last bin
+    counts = np.zeros(_OTSU_BINS, np.int64)
+    for block in blocks:
+        bins = ((block - np.float32(low)) * factor).astype(np.uint8)
+        counts += Image.fromarray(bins.reshape(len(bins), -1)).histogram()  # four times as fast as numpy counts
     edges = np.linspace(low, high, _OTSU_BINS + 1)
     return float(threshold_otsu(hist=(counts, (edges[:-1] + edges[1:]) / 2)))
 

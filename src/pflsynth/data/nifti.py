@@ -155,4 +155,6 @@ def _opened(path: Path, place: str) -> Iterator[_Content]:
             f"{place}: cannot be read ({failure.strerror}); check its disk or link, or copy it again"
         ) from None
     except (EOFError, zlib.error) as failure:
-        raise DataError(f"{place}: is cut short or damaged ({failure}); copy or export it again") from None
+        raise DataError(
+            f"{place}: is cut short, damaged, or not a NIfTI file ({failure}); copy or export it again"
+        ) from None

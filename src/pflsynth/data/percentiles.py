@@ -24,7 +24,13 @@ def percentile(values: FloatArray, q: float) -> float:
     rank = (flat.size - 1) * (q / 100)
     first = int(rank)
     second = min(first + 1, flat.size - 1)
-    tail, smaller = _low_tail(flat, rank) if q < 50 else _high_tail(flat, rank)
+    if q < 50:
+        lowest = flat.min()
+        if np.count_nonzero(flat == lowest) > second:  # a background of one value
+            return float(lowest)
+        tail, smaller = _low_tail(flat, rank)
+    else:
+        tail, smaller = _high_tail(flat, rank)
     if not smaller <= first <= second < smaller + tail.size:
         tail, smaller = flat, 0
     places = [first - smaller, second - smaller]
@@ -35,10 +41,7 @@ def percentile(values: FloatArray, q: float) -> float:
 def _low_tail(flat: FloatArray, rank: float) -> tuple[FloatArray, int]:
     """Values that most likely hold those of the rank, and how many values are smaller than all of them."""
     sample, place = _sample(flat, rank)
-    bound = sample[min(place + _MARGIN, sample.size - 1)]
-    if bound == flat.min():  # a background of one value
-        return np.full(np.count_nonzero(flat == bound), bound), 0
-    return flat[flat <= bound], 0
+    return flat[flat <= sample[min(place + _MARGIN, sample.size - 1)]], 0
 
 
 def _high_tail(flat: FloatArray, rank: float) -> tuple[FloatArray, int]:

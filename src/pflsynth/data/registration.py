@@ -96,7 +96,7 @@ def register(fixed: Volume, moving: Volume, kind: Literal["rigid", "affine"], wh
                     found[1], ending = level.optimize(found[1])
         except RuntimeError as failure:
             raise DataError(
-                f"{where}: {moving.path} cannot be registered to {fixed.path} "
+                f"{where}: {moving.path.name} cannot be registered to {fixed.path.name} "
                 f"({str(failure).splitlines()[-1].strip()}); look at both images"
             ) from None
         finest = levels[-1]
@@ -169,7 +169,7 @@ class _Pyramid:
     def __init__(self, volume: Volume, where: str) -> None:
         if min(volume.data.shape) < _FEWEST_VOXELS:
             raise DataError(
-                f"{where}: {volume.path} has {' x '.join(map(str, volume.data.shape))} voxels, and registration needs "
+                f"{where}: {volume.path.name} has {' x '.join(map(str, volume.data.shape))} voxels, and registration needs "
                 f"{_FEWEST_VOXELS} along each axis; use volumes that lie on one grid, with registration.transform none"
             )
         levels = [_coarser(volume, LEVELS_MM[-1])]
@@ -178,7 +178,9 @@ class _Pyramid:
         middle = levels[1]
         mask = head_mask(middle.data)
         if not mask.any():
-            raise DataError(f"{where}: no head can be told from the background in {volume.path}; look at the image")
+            raise DataError(
+                f"{where}: no head can be told from the background in {volume.path.name}; look at the image"
+            )
         low, high = np.percentile(middle.data, _LOW_PERCENTILE), np.percentile(middle.data[mask], _HIGH_PERCENTILE)
         places = _places_mm(mask, middle.affine)
         distance = ndimage.distance_transform_edt(~mask, sampling=middle.spacing_mm)

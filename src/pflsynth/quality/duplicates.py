@@ -130,8 +130,8 @@ def twin_findings(twins: list[Twin], person_of: Mapping[str, str]) -> list[Findi
         likeness = (
             "have the same value in every voxel"
             if twin.identical
-            else f"are nearly the same image (similarity {twin.similarity:.3f}, "
-            f"told from {NEARLY_EQUAL_HEAD if same_person else NEARLY_EQUAL:g} on)"
+            else f"are nearly the same image (similarity {twin.similarity:.3f}, less than "
+            f"{NEARLY_EQUAL_HEAD if same_person else NEARLY_EQUAL:g} is usual)"
         )
         wrong = twin.identical and (subject == other or not same_person)
         findings.append(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import permutations
 
 import numpy as np
@@ -21,6 +21,7 @@ FLAT_SIDE = 3.5
 
 _DARK = 0.25
 _AXES = ("left-right", "front-back", "bottom-top")
+_SIDES = ("left", "right", "back", "front")
 
 
 def geometry_findings(volumes: Mapping[str, Volume], where: str, subject: str) -> list[Finding]:
@@ -35,7 +36,6 @@ def geometry_findings(volumes: Mapping[str, Volume], where: str, subject: str) -
     checks: tuple[tuple[str, Callable[[str], list[str]]], ...] = (
         ("orientation", lambda contrast: _orientation(volumes[contrast])),
         ("spacing", lambda contrast: _spacing(volumes[contrast].spacing_mm)),
-        ("field of view", lambda contrast: _cut_sides(bright[contrast])),
     )
     findings = []
     for check, problems_of in checks:
@@ -44,8 +44,18 @@ def geometry_findings(volumes: Mapping[str, Volume], where: str, subject: str) -
             for problem in problems_of(contrast):
                 sharing.setdefault(problem, []).append(contrast)
         for problem, contrasts in sharing.items():
-            files = ", ".join(f"{contrast} ({volumes[contrast].path.name})" for contrast in contrasts)
-            findings.append(Finding("suspicious", check, f"{where}, {files}: {problem}", subject, tuple(contrasts)))
+            text = f"{where}, {_files(volumes, contrasts)}: {problem}"
+            findings.append(Finding("suspicious", check, text, subject, tuple(contrasts)))
+    cuts = {contrast: _cut_sides(bright[contrast]) for contrast in volumes}
+    for side in _SIDES:
+        contrasts = [contrast for contrast in volumes if side in cuts[contrast]]
+        if contrasts:
+            flat, limit = max(cuts[contrast][side] for contrast in contrasts)
+            text = (
+                f"{where}, {_files(volumes, contrasts)}: the head ends at the {side} in a plane over {flat:.0%} of its "
+                f"width (at most {limit:.0%} is usual), as if the field of view cut it; look at the image"
+            )
+            findings.append(Finding("suspicious", "field of view", text, subject, tuple(contrasts)))
     for one, other in permutations(volumes, 2):
         shared = _shared_view(bright[one], volumes[one], volumes[other])
         if shared < LEAST_SHARED_VIEW:
@@ -56,6 +66,10 @@ def geometry_findings(volumes: Mapping[str, Volume], where: str, subject: str) -
             )
             findings.append(Finding("suspicious", "field of view", text, subject, (one, other)))
     return findings
+
+
+def _files(volumes: Mapping[str, Volume], contrasts: Sequence[str]) -> str:
+    return ", ".join(f"{contrast} ({volumes[contrast].path.name})" for contrast in contrasts)
 
 
 def _orientation(volume: Volume) -> list[str]:
@@ -101,28 +115,25 @@ def _bright(data: FloatArray) -> BoolArray:
     return bright
 
 
-def _cut_sides(bright: BoolArray) -> list[str]:
-    """Sides on which the head ends in a plane, as where the field of view cut it.
+def _cut_sides(bright: BoolArray) -> dict[str, tuple[float, float]]:
+    """Sides on which the head ends in a plane, each with the plane's share of the head's width and its limit.
 
     From one plane to the next one further in, a round head of n voxels grows by 2 / sqrt(n) of its width at most; the
     limit is three quarters more, in a quarter of its slices.
     """
     slices = bright[:, :, bright.any(axis=(0, 1))]
-    lengths = [slices.any(axis=(1, 2)).sum(), slices.any(axis=(0, 2)).sum()]
     quarter = max(2, -(-slices.shape[2] // 4))
-    cut = []
-    for axis, ends in ((0, ("left", "right")), (1, ("back", "front"))):
-        across = int(lengths[1 - axis])
-        profile = slices.sum(axis=1 - axis) / across
-        for end, planes in zip(ends, (profile, profile[::-1]), strict=True):
+    cut = {}
+    for axis, sides in ((0, _SIDES[:2]), (1, _SIDES[2:])):
+        width = int(slices.any(axis=(axis, 2)).sum())
+        profile = slices.sum(axis=1 - axis) / width
+        limit = FLAT_SIDE / float(np.sqrt(width))
+        for side, planes in zip(sides, (profile, profile[::-1]), strict=True):
             growth = np.diff(planes[: planes.shape[0] // 4], axis=0, prepend=0)
-            step = np.sort(growth, axis=1)[:, -quarter:].min(axis=1).max(initial=0)
-            if step > FLAT_SIDE / np.sqrt(across):
-                cut.append(end)
-    if not cut:
-        return []
-    sides = " and the ".join(cut)
-    return [f"the head is cut flat at the {sides}, as by a field of view that is too small; look at the image"]
+            flat = float(np.sort(growth, axis=1)[:, -quarter:].min(axis=1).max(initial=0))
+            if flat > limit:
+                cut[side] = (flat, limit)
+    return cut
 
 
 def _shared_view(bright: BoolArray, volume: Volume, other: Volume) -> float:

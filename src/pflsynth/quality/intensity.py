@@ -115,7 +115,7 @@ def intensity_findings(
     elif measures.offset is not None and abs(measures.offset) > MOST_OFFSET:
         said["background"] = (
             f"the background lies {measures.offset:.0%} of the scale away from 0 (at most {MOST_OFFSET:.0%} is usual); "
-            "shift the values so that it is 0, which normalizers that divide rest on"
+            "shift the values so that the background is 0"
         )
     if measures.constant_slices:
         said["constant slices"] = (

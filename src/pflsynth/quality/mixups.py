@@ -32,6 +32,7 @@ _BOXES = (9, 11, 6)
 _RIM_BANDS = 4
 _SHRINKAGE = 0.1
 _SPREAD_FLOOR = 0.1
+_TOLD_APART = 0.5
 
 Key = tuple[str, str]
 Vector = npt.NDArray[np.float64]
@@ -91,7 +92,8 @@ def mixup_findings(features: Mapping[Key, FloatArray], site: str) -> list[Findin
     for subject, one, two, score in images.swaps():
         text = (
             f"site {site}, subject {subject}: {one} and {two} look swapped (their difference is {score:.2f} times that "
-            f"of the site's other subjects, told below {SWAPPED:g}); look at both images, and exchange the files if so"
+            f"of the site's other subjects, at least {SWAPPED:g} is usual); look at both images, and exchange the "
+            "files if so"
         )
         findings.append(Finding("suspicious", "contrast mix-up", text, subject, (one, two)))
     for subject in images.subjects:
@@ -106,8 +108,8 @@ def mixup_findings(features: Mapping[Key, FloatArray], site: str) -> list[Findin
                 f"{name} looks like {other} (by {score:.2f})" for name, (score, other) in likes.items()
             )
             text = (
-                f"site {site}, subject {subject}: seen against the site's other subjects, {claims}, told above "
-                f"{OTHER_CONTRAST:g}; look at the subject's images, and rename or replace the file that is wrong"
+                f"site {site}, subject {subject}: seen against the site's other subjects, {claims}; at most "
+                f"{OTHER_CONTRAST:g} is usual; look at the subject's images, and rename or replace the wrong file"
             )
             findings.append(Finding("suspicious", "contrast mix-up", text, subject, tuple(likes)))
     return sorted(findings, key=lambda finding: (finding.subject or "", finding.contrasts))
@@ -152,18 +154,26 @@ class _SiteImages:
         return float((self.features[subject, one] - self.features[subject, two]) @ axis) / unit if unit > 0 else np.inf
 
     def _likeness(self, subject: str, contrast: str, rival: str) -> float:
-        """How far beyond the middle from its contrast to a rival an image lies, in units of the spread of both."""
+        """How far beyond the middle from its contrast to a rival an image lies, in units of the spread of both.
+
+        Minus infinity if the others are too few, or do not tell the two contrasts apart themselves.
+        """
         base = [name for name in self.contrasts if name not in (contrast, rival) and self._has(subject, (name,))]
         others = self._others(subject, (contrast, rival, *base))
         if len(others) < FEWEST_FOR_IMAGE:
             return -np.inf
         own = np.array([self._against(other, contrast, base) for other in others])
         rivals = np.array([self._against(other, rival, base) for other in others])
-        left_out = [
-            _positions(np.delete(own, i, axis=0), np.delete(rivals, i, axis=0), np.stack([own[i], rivals[i]]))
-            for i in range(len(others))
-        ]
-        spread = float(np.std(left_out, axis=0).sum()) + _SPREAD_FLOOR
+        left_out = np.array(
+            [
+                _positions(np.delete(own, i, axis=0), np.delete(rivals, i, axis=0), np.stack([own[i], rivals[i]]))
+                for i in range(len(others))
+            ]
+        )
+        own_place, rival_place = left_out.mean(axis=0)
+        if rival_place - own_place < _TOLD_APART:
+            return -np.inf
+        spread = float(left_out.std(axis=0).sum()) + _SPREAD_FLOOR
         position = float(_positions(own, rivals, self._against(subject, contrast, base)[None])[0])
         return (position - 0.5) / spread
 
