@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from pflsynth.config import RegistrationConfig
-from pflsynth.data.alignment import measure_alignment
+from pflsynth.data.alignment import SHIFT_GAIN, measure_alignment
 from pflsynth.data.manifest import Placement
 from pflsynth.data.registration import Registration, grid_with_voxels, register, resample
 from pflsynth.data.scaling import find_head
@@ -109,14 +109,16 @@ def _placements(
 
 def _checked(reference: Volume, volume: Volume, transform: Literal["rigid", "affine"], where: str) -> Placement:
     """Leave a volume on the reference's grid as it is, unless registration mends a misalignment that is seen."""
-    mask = find_head(reference.data, f"{where}: {reference.path}").mask
+    heads = [find_head(own.data, f"{where}: {own.path}").mask for own in (reference, volume)]
+    mask = heads[0] & heads[1]
     before = measure_alignment(reference, volume, mask)
     if before.aligned:
         return Placement(step="untouched", reason=f"already aligned (NMI {before.nmi:.4f}, best without a shift)")
     found = register(reference, volume, transform, f"{where}: {volume.path}")
     after = measure_alignment(reference, resample(volume, reference.grid, found.matrix), mask)
-    shift = " x ".join(f"{step:+.1f}" for step in before.best_shift_mm)
-    seen = f"NMI {before.nmi:.4f}, and {before.best_nmi:.4f} when shifted by {shift} mm"
+    shift = ", ".join(f"{step:+.1f}" for step in before.best_shift_mm)
+    moved = f"{before.best_nmi:.4f} when moved by {shift} mm" if before.gain > SHIFT_GAIN else "higher when turned"
+    seen = f"NMI {before.nmi:.4f}, {moved}"
     if after.nmi <= before.nmi:
         return Placement(step="untouched", reason=f"misaligned ({seen}), but registration made it worse: look at it")
     return _registered(found, f"misaligned ({seen}); NMI {after.nmi:.4f} after registration")

@@ -45,7 +45,7 @@ def head_mask(data: FloatArray) -> BoolArray:
         return np.zeros(data.shape, bool)
     smooth = _smoothed(data, floor, ceiling)
     threshold = np.float32(floor + _OTSU_FRACTION * (_otsu(smooth) - floor))
-    planes = np.concatenate([(block > threshold).transpose(1, 2, 0) for block in smooth])
+    planes = np.concatenate([np.ascontiguousarray((block > threshold).transpose(1, 2, 0)) for block in smooth])
     return _filled(_closed(_largest_piece(planes))).T
 
 

@@ -76,8 +76,8 @@ def mixup_findings(features: Mapping[Key, FloatArray], site: str) -> list[Findin
     Two contrasts of a subject are suspected to be swapped if their difference points against that of the other
     subjects. One image is suspected if, seen against the subject's remaining contrasts, it lies where the other
     subjects have another contrast; a wrong image can make a right one of the subject look odd, so a finding may name
-    several. The axes of comparison are linear discriminants with shrinkage, fitted without
-    the subject itself and without images that are already suspected.
+    several. The axes of comparison are linear discriminants with shrinkage, fitted without the subject itself and
+    without images that are already suspected.
 
     Args:
         features: of each image, by subject and contrast, from :func:`contrast_features`.

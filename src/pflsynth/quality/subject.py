@@ -10,7 +10,7 @@ import numpy as np
 
 from pflsynth.config import FederationConfig
 from pflsynth.data.align import check_geometry, reference_contrast, same_grid
-from pflsynth.data.alignment import Alignment, likely_misplaced, measure_alignment
+from pflsynth.data.alignment import SHIFT_GAIN, Alignment, likely_misplaced, measure_alignment, overlap
 from pflsynth.data.examine import choose_slices
 from pflsynth.data.grid import SliceGrid
 from pflsynth.data.normalizers import measure_volume
@@ -22,6 +22,9 @@ from pflsynth.quality.findings import Finding
 from pflsynth.quality.intensity import geometry_findings, intensity_findings, measure_intensity
 from pflsynth.quality.mixups import contrast_features
 from pflsynth.quality.thumbnails import Thumbnail, thumbnails
+
+LEAST_OVERLAP = 0.85
+"""Share of the larger of two heads that both show, from which on nothing is said; real pairs have 0.93 and more."""
 
 
 @dataclass(frozen=True)
@@ -114,26 +117,50 @@ def _grid_findings(
 def _alignment_findings(
     job: CheckJob, volumes: Mapping[str, Volume], masks: Mapping[str, BoolArray], where: str
 ) -> list[Finding]:
-    """Contrasts that fit the others better when they are shifted, of those on one grid."""
+    """Contrasts on one grid that show the head at different places, or different parts of it."""
     pairs: dict[tuple[str, str], Alignment] = {}
+    findings = []
     for one, other in itertools.combinations(volumes, 2):
-        if same_grid(volumes[one].grid, volumes[other].grid):
-            pairs[one, other] = measure_alignment(volumes[one], volumes[other], masks[one])
+        if not same_grid(volumes[one].grid, volumes[other].grid):
+            continue
+        common = overlap(masks[one], masks[other])
+        if common < LEAST_OVERLAP:
+            text = (
+                f"{where}: {one} and {other} show different parts of the head: {common:.0%} of the larger is common "
+                f"(at least {LEAST_OVERLAP:.0%} is usual); look at both images"
+            )
+            findings.append(Finding("suspicious", "field of view", text, job.subject.name, (one, other)))
+        pairs[one, other] = measure_alignment(volumes[one], volumes[other], masks[one] & masks[other])
     cure = (
         "register it before prepare, or set registration.transform to rigid"
         if job.config.registration.transform == "none"
         else "prepare will register it"
     )
-    findings = []
-    for contrast, others in likely_misplaced(pairs).items():
-        seen = []
-        for other in others:
-            pair = pairs[(contrast, other) if (contrast, other) in pairs else (other, contrast)]
-            shift = " x ".join(f"{step:+.1f}" for step in pair.best_shift_mm)
-            seen.append(f"{shift} mm against {other} (NMI {pair.nmi:.4f}, then {pair.best_nmi:.4f})")
-        text = f"{where}, contrast {contrast}: is misaligned: best at {', '.join(seen)}; {cure}"
+    blamed, named = likely_misplaced(pairs), set[str]()
+    for contrast, others in blamed.items():
+        if contrast in named:
+            continue
+        equally = [other for other in others if blamed.get(other) == (contrast,) and others == (other,)]
+        named |= {contrast, *equally}
+        seen = "; ".join(_seen(pairs, contrast, other) for other in others)
+        text = f"{where}, contrast {' or '.join((contrast, *equally))}: is misaligned: {seen}; {cure}"
         findings.append(Finding("suspicious", "alignment", text, job.subject.name, (contrast, *others)))
     return findings
+
+
+def _seen(pairs: Mapping[tuple[str, str], Alignment], contrast: str, other: str) -> str:
+    """How a contrast would fit another one better."""
+    sign = -1 if (contrast, other) in pairs else 1
+    pair = pairs[(contrast, other) if sign == -1 else (other, contrast)]
+    if pair.gain <= SHIFT_GAIN:
+        return (
+            f"{contrast} seems to be turned against {other} (NMI {pair.nmi:.4f}, {pair.turn_gain:.0%} more if turned)"
+        )
+    shift = ", ".join(f"{sign * step:+.1f}" for step in pair.best_shift_mm)
+    return (
+        f"{contrast} fits {other} best when moved by {shift} mm to the right, front and top "
+        f"(NMI {pair.nmi:.4f}, then {pair.best_nmi:.4f})"
+    )
 
 
 def _reference(
