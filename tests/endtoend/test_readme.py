@@ -7,16 +7,30 @@ import shlex
 import shutil
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pflsynth.cli import main
+from pflsynth.config import FederationConfig
 from pflsynth.config_files import load_config
+from pflsynth.data.layouts import LAYOUTS
 from pflsynth.data.phantom import PHANTOM_SITES
 from tests.data_builders import image_path, write_site
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+FOUR = ("brats", "ixi", "midas", "oasis")
+PAPER = {  # arXiv:2207.06509, Sec. IV
+    "paper-common": dict.fromkeys(FOUR, ["T1w->T2w"]),
+    "paper-common-both": dict.fromkeys(FOUR, ["T1w->T2w", "T2w->T1w"]),
+    "paper-variable": {
+        "ixi": ["T1w->T2w", "T2w->PDw"],
+        "brats": ["T1w->T2w", "FLAIR->T2w"],
+        "midas": ["T1w->T2w", "T2w->T1w"],
+        "oasis": ["T1w->T2w", "T2w->FLAIR"],
+    },
+}
 SMALL = ["--set", "model.width=8", "--set", "model.residual_layers=1", "--set", "rounds=1"]
 
 
@@ -55,7 +69,10 @@ def test_commands_for_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "federation.toml").write_text(blocks("toml")[0])
     write_site(tmp_path / "data" / "oslo", 4, ("T1w", "T2w", "FLAIR"))
-    write_site(tmp_path / "data" / "lima", 4, ("T1w", "T2w"))
+    lima = write_site(tmp_path / "data" / "lima", 4, ("T1w", "T2w"), first_seed=700)
+    for path in sorted(lima.rglob("*.nii.gz")):  # the names that the README shows
+        name = {"T1w": "MPRAGE", "T2w": "t2"}[path.name.split("_")[1].split(".")[0]]
+        path.rename(path.parents[1] / f"{name}.nii.gz")
     shutil.copy(image_path(tmp_path / "data" / "oslo", "sub-01", "T1w"), tmp_path / "sub-09_T1w.nii.gz")
     small = [*SMALL, "--set", "image.size=32"]
     shown = commands(blocks("text")[0])
@@ -83,8 +100,13 @@ def test_commands_for_real_data(realdata: Path, tmp_path: Path, monkeypatch: pyt
 def test_recipes_can_be_read(path: Path) -> None:
     config = load_config(path).federation
     assert config.name == path.stem
-    sources = {site: [task.source for task in content.tasks] for site, content in config.sites.items()}
-    assert any(len(set(own)) < len(own) for own in sources.values()), "no site has an ambiguous pair"
+    if path.stem.startswith("paper-"):
+        assert (config.model.width, config.model.residual_layers, config.image.size, config.rounds) == (64, 9, 256, 150)
+        tasks = {site: [str(task) for task in content.tasks] for site, content in config.sites.items()}
+        assert tasks == PAPER[path.stem]
+    else:
+        sources = {site: [task.source for task in content.tasks] for site, content in config.sites.items()}
+        assert any(len(set(own)) < len(own) for own in sources.values()), "no site has an ambiguous pair"
 
 
 def test_demo_has_the_tasks_of_the_phantom() -> None:
@@ -92,3 +114,13 @@ def test_demo_has_the_tasks_of_the_phantom() -> None:
     assert {site: set(own["tasks"]) for site, own in content["sites"].items()} == {
         site: set(protocol.tasks) for site, protocol in PHANTOM_SITES.items()
     }
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "datasets").glob("*.md")), ids=lambda page: page.stem)
+def test_configurations_of_dataset_pages_can_be_read(page: Path, tmp_path: Path) -> None:
+    whole: dict[str, Any] = {}
+    for block in re.findall(r"```toml\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
+        whole |= tomllib.loads(block)  # a later block on a page shows other sites of the same federation
+        config = FederationConfig.model_validate(whole)
+        for site in config.sites.values():
+            assert site.layout in LAYOUTS or "{subject}" in site.layout

@@ -65,7 +65,7 @@ def test_a_volume_of_one_value_has_no_head(value: float) -> None:
     assert not head_mask(np.full((9, 8, 4), value, np.float32)).any()
 
 
-def test_values_up_to_the_largest_that_are_read(tmp_path: Path) -> None:
+def test_values_up_to_the_largest_that_are_read() -> None:
     data = head().astype(np.float32)
     scaled = data * np.float32(2.0**25)
     assert np.array_equal(head_mask(scaled), head_mask(data))

@@ -120,6 +120,14 @@ def test_measures_by_hand() -> None:
     assert measures.jumps == (1,)
 
 
+@pytest.mark.parametrize("part", [np.s_[:, :, 12:13], np.s_[20:23, 30:33, 10:12]])
+def test_one_slice_and_tiny_volumes_are_measured(part: tuple[slice, ...]) -> None:
+    image = volume(head()[part])
+    measures = measure_intensity(image, head_mask(image.data))
+    assert intensity_findings(measures, image, WHERE, "sub-01", "T1w") == []
+    assert geometry_findings({"T1w": image}, WHERE, "sub-01") == []
+
+
 def test_clipping_is_a_pile_of_values_not_few_values() -> None:
     levels = np.tile(np.arange(1.0, 11.0), 100).reshape(10, 10, 10)
     mask = np.ones(levels.shape, bool)

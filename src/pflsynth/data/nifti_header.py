@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +17,13 @@ from nibabel.quaternions import fillpositive, quat2mat
 from pflsynth.errors import DataError
 
 Affine = npt.NDArray[np.float64]
+ByteOrder = Literal["<", ">"]
 
 MOST_VOXELS = 2**30
 """1024 x 1024 x 1024: no MRI volume has more, and a damaged header may tell of any number."""
 
 _LAYOUTS = {348: nifti1_dtype, 540: nifti2_dtype}
+_ORDERS: tuple[ByteOrder, ...] = ("<", ">")
 _MAGIC = {348: (344, b"n+1\0"), 540: (4, b"n+2\0\r\n\x1a\n")}
 _PAIR_MAGIC = (b"ni1", b"ni2")
 _REAL = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
@@ -60,7 +62,7 @@ class NiftiHeader:
     """
 
     raw: bytes
-    byte_order: str
+    byte_order: ByteOrder
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     offset: int
@@ -82,7 +84,7 @@ def parse_header(read: Callable[[int], bytes | bytearray], place: str) -> NiftiH
             voxel sizes that are not positive, that the affine contradicts, or that cannot be.
     """
     start = bytes(read(4))
-    sizes = {order: int(np.frombuffer(start, f"{order}i4")[0]) for order in "<>"} if len(start) == 4 else {}
+    sizes = {order: int(np.frombuffer(start, f"{order}i4")[0]) for order in _ORDERS} if len(start) == 4 else {}
     order = next((order for order, size in sizes.items() if size in _LAYOUTS), None)
     if order is None:
         raise DataError(
@@ -145,7 +147,7 @@ def _shape(fields: Any, place: str) -> tuple[int, ...]:
     return shape
 
 
-def _dtype(fields: Any, order: str, place: str) -> np.dtype[Any]:
+def _dtype(fields: Any, order: ByteOrder, place: str) -> np.dtype[Any]:
     code = int(fields["datatype"])
     if code not in _REAL:
         name = _NOT_REAL.get(code, f"unknown (datatype {code})")

@@ -169,8 +169,8 @@ class _Pyramid:
     def __init__(self, volume: Volume, where: str) -> None:
         if min(volume.data.shape) < _FEWEST_VOXELS:
             raise DataError(
-                f"{where}: {volume.path.name} has {' x '.join(map(str, volume.data.shape))} voxels, and registration needs "
-                f"{_FEWEST_VOXELS} along each axis; use volumes that lie on one grid, with registration.transform none"
+                f"{where}: {volume.path.name} has {' x '.join(map(str, volume.data.shape))} voxels, and registration "
+                f"needs {_FEWEST_VOXELS} along each axis; use volumes on one grid, with registration.transform none"
             )
         levels = [_coarser(volume, LEVELS_MM[-1])]
         for size_mm in reversed(LEVELS_MM[:-1]):

@@ -27,6 +27,7 @@ _BOXES = (16, 16, 12)
 _SMOOTH_BOXES = 1.5
 _PERCENTILES = (0.5, 99.5)
 _ROWS = 512
+_ROUNDING = 1e-4
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,11 @@ def signature(volume: Volume, mask: BoolArray) -> Signature:
     digest.update(data.data)
     low, high = np.percentile(data[mask], _PERCENTILES)
     pattern = box_average(np.clip(data, min(low, np.median(data)), high), mask, _BOXES).astype(np.float64)
+    brightest = float(np.abs(pattern).max())
     pattern -= ndimage.gaussian_filter(pattern, _SMOOTH_BOXES)
     pattern -= pattern.mean()
     norm = float(np.linalg.norm(pattern))
-    scaled = pattern / norm if norm > 0 else pattern
+    scaled = pattern / norm if norm > _ROUNDING * brightest else np.zeros_like(pattern)
     return Signature(digest.hexdigest(), scaled.ravel().astype(np.float32))
 
 
