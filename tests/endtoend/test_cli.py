@@ -60,7 +60,8 @@ def test_the_whole_road_ends_well(road: tuple[Path, dict[str, Ended]]) -> None:
 
 def test_check_tells_what_it_found(road: tuple[Path, dict[str, Ended]]) -> None:
     lines = road[1]["check"].out.splitlines()
-    assert all(line.startswith("✓ ") for line in lines)
+    assert not any(mark in line for line in lines for mark in "✗!")
+    assert sum("✓" in line and "sub-0" in line for line in lines) == 8
     assert any("site south, task T2w->T1w: 2 train, 1 validation, 1 test" in line for line in lines)
 
 
@@ -180,9 +181,60 @@ def test_a_failing_check_prints_its_document_too(tmp_path: Path) -> None:
     end = pflsynth("check", config, "--json")
     assert end.code == 3
     assert end.document["ok"] is False
-    (wrong,) = [finding for finding in end.document["findings"]["north"] if not finding["ok"]]
+    (wrong,) = [finding for finding in end.document["findings"]["north"] if finding["level"] == "wrong"]
     assert wrong["subject"] == "sub-02"
     assert "sub-02_T2w.nii.gz" in wrong["text"]
+
+
+def test_check_draws_a_page_and_names_what_is_suspicious(tmp_path: Path) -> None:
+    config = write_tiny(tmp_path)
+    north = tmp_path / "data" / "north"
+    shutil.copy(image_path(north, "sub-01", "T2w"), image_path(north, "sub-01", "FLAIR"))
+    page = tmp_path / "check.html"
+    end = pflsynth("check", config, "--html", page, "--json")
+    assert end.code == 3
+    assert [own["check"] for own in end.document["findings"]["north"] if own["level"] == "wrong"] == ["duplicate"]
+    assert end.document["subjects"]["south"]["sub-02"]["contrasts"] == ["T1w", "T2w"]
+    assert page.read_text().count("data:image/png;base64,") == 4 * 3 + 4 * 2
+    again = pflsynth("check", config, "--html", page)
+    assert (again.code, "--force" in again.err) == (2, True)
+
+
+# ----------------------------------------------------------------------------------------------- prepare, in other ways
+
+
+def test_prepare_one_site_and_export_its_split(tmp_path: Path) -> None:
+    config = write_tiny(tmp_path)
+    words = ("--out", tmp_path / "prepared", "--site", "south")
+    plan = pflsynth("prepare", config, *words, "--dry-run", "--json").document
+    assert (plan["south"]["images"], plan["south"]["finished"]) == (4, 0)
+    assert not (tmp_path / "prepared").exists()
+    shown = pflsynth("prepare", config, *words, "--dry-run")
+    assert re.search(r"south\W+bids\W+4\W+0\W+0\W+2\W+1\W+1", shown.out)
+    end = pflsynth("prepare", config, *words, "--export-splits", tmp_path / "splits")
+    assert end.code == 0
+    assert [path.name for path in (tmp_path / "prepared").iterdir()] == ["south"]
+    lists = json.loads((tmp_path / "splits" / "south.json").read_text())
+    assert {split: tuple(names) for split, names in lists.items()} == {
+        split: tuple(names) for split, names in plan["south"]["subjects"].items()
+    }
+    unknown = pflsynth("prepare", config, "--site", "west")
+    assert (unknown.code, "the sites here are north, south" in unknown.err) == (2, True)
+
+
+def test_prepare_from_dicom(tmp_path: Path) -> None:
+    export = tmp_path / "export"
+    for number in range(1, 5):
+        write_patient(export / f"patient {number}", number)
+    config = tmp_path / "federation.toml"
+    config.write_text(DICOM_CONFIG)
+    refused = pflsynth("prepare", config, "--from-dicom", export)
+    assert (refused.code, "give --site too" in refused.err) == (2, True)
+    words = ("prepare", config, "--site", "oslo", "--from-dicom", export, "--out", tmp_path / "prepared")
+    end = pflsynth(*words, "--json")
+    assert end.code == 0, end
+    assert sorted(sum(end.document["oslo"]["subjects"].values(), [])) == [f"sub-00{number}" for number in range(1, 5)]
+    assert "4 subject(s) converted from DICOM" in end.err
 
 
 # --------------------------------------------------------------------------------------------------------------- help
@@ -287,14 +339,6 @@ def not_nifti(path: Path) -> None:
     path.write_bytes(b"GIF89a" * 100)
 
 
-def other_shape(path: Path) -> None:
-    write_nifti(path, head((24, 28, 5)))
-
-
-def other_affine(path: Path) -> None:
-    write_nifti(path, head(), np.diag([1.0, 1.0, 3.1, 1.0]))
-
-
 def with_nan(path: Path) -> None:
     write_nifti(path, np.where(head() > 150, np.nan, head()))
 
@@ -316,8 +360,6 @@ def four_dimensional(path: Path) -> None:
     [
         (cut_short, "is cut short, damaged, or not a NIfTI file"),
         (not_nifti, "is cut short, damaged, or not a NIfTI file"),
-        (other_shape, "do not share one grid (in RAS: T1w (sub-02_T1w.nii.gz): shape 24 x 28 x 6"),
-        (other_affine, "spacing 1 x 1 x 3.1 mm"),
         (with_nan, "voxels are NaN and 0 are infinite"),
         (with_infinity, "0 voxels are NaN and"),
         (constant, "every voxel is 7, so it holds no image"),
@@ -334,7 +376,7 @@ def test_bad_images(tmp_path: Path, spoil: Callable[[Path], None], message: str)
     assert sentence.count(message) == 2, "both sites are told of at once"
     for site in ("north", "south"):
         assert f"site {site}, subject sub-02" in sentence
-    assert not (tmp_path / "prepared").exists() or not tree(tmp_path / "prepared")
+    assert not [path for path in (tmp_path / "prepared").iterdir() if not path.name.startswith(".")]
     checked = pflsynth("check", config)
     assert checked.code == 3
     assert message in checked.out
@@ -518,7 +560,7 @@ def test_a_full_disk(tiny: Tiny, trained: Path, tmp_path: Path) -> None:
     for end in ends:
         assert end.code == 1, end
         assert re.fullmatch(rf"{tmp_path}/\S+: File too large.*", only_one_sentence(end)), end
-    assert list(tree(tmp_path)) == ["sub-01_T1w.nii.gz"]
+    assert [name for name in tree(tmp_path) if not name.startswith("prepared/.")] == ["sub-01_T1w.nii.gz"]
 
 
 @pytest.mark.parametrize("verb", ["prepare", "train", "evaluate", "synthesize"])

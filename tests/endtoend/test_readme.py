@@ -22,8 +22,8 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FOUR = ("brats", "ixi", "midas", "oasis")
 PAPER = {  # arXiv:2207.06509, Sec. IV
-    "paper-common": dict.fromkeys(FOUR, ["T1w->T2w"]),
-    "paper-common-both": dict.fromkeys(FOUR, ["T1w->T2w", "T2w->T1w"]),
+    "paper-common": {site: ["T1w->T2w"] for site in FOUR},
+    "paper-common-both": {site: ["T1w->T2w", "T2w->T1w"] for site in FOUR},
     "paper-variable": {
         "ixi": ["T1w->T2w", "T2w->PDw"],
         "brats": ["T1w->T2w", "FLAIR->T2w"],

@@ -12,7 +12,8 @@ from pflsynth.data.scaling import head_mask
 from pflsynth.data.subjects import contrast_of
 from pflsynth.data.volumes import FloatArray, Volume, load_volume
 from pflsynth.quality.findings import Finding
-from pflsynth.quality.intensity import geometry_findings, intensity_findings, measure_intensity
+from pflsynth.quality.geometry import geometry_findings
+from pflsynth.quality.intensity import intensity_findings, measure_intensity
 
 SHAPE = (72, 88, 24)
 WHERE = "site here, subject sub-01"

@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from pflsynth.data.volumes import BoolArray, FloatArray, Volume
 from pflsynth.quality.findings import Finding
-from pflsynth.quality.geometry import geometry_findings as geometry_findings
 
 MOST_CLIPPED = 0.002
 MOST_BACKGROUND = 0.12

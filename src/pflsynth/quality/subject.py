@@ -19,7 +19,8 @@ from pflsynth.data.volumes import BoolArray, FloatArray, Volume, load_volume
 from pflsynth.errors import DataError
 from pflsynth.quality.duplicates import Signature, signature
 from pflsynth.quality.findings import Finding
-from pflsynth.quality.intensity import geometry_findings, intensity_findings, measure_intensity
+from pflsynth.quality.geometry import geometry_findings
+from pflsynth.quality.intensity import intensity_findings, measure_intensity
 from pflsynth.quality.mixups import contrast_features
 from pflsynth.quality.thumbnails import Thumbnail, thumbnails
 
