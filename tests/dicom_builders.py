@@ -87,10 +87,13 @@ class Made:
     orientation: tuple[float, ...] = AXIAL
     origin: tuple[float, float, float] = (-20.0, -30.0, -40.0)  # LPS
     tags: dict[str, Any] = field(default_factory=dict)
+    image: np.ndarray | None = None
 
     @property
     def values(self) -> np.ndarray:
-        """Voxel values (slices, rows, columns), uint16, each its own."""
+        """Voxel values (slices, rows, columns), uint16: those of ``image``, or each its own."""
+        if self.image is not None:
+            return self.image.astype(np.uint16)
         size = int(np.prod(self.shape))
         return (np.arange(size) + 1000 * self.number).reshape(self.shape).astype(np.uint16)
 

@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 
 import pflsynth as package
+from pflsynth.data.manifest import load_manifest
 from pflsynth.federation.personalised import PersonalisedModel
 from pflsynth.files import load_tensors, save_tensors
 
-from ..data_builders import head, image_path, small_disk, tree, write_nifti, write_site
+from ..data_builders import head, image_path, small_disk, tissue, tree, write_nifti, write_site
+from ..dicom_builders import Made, Patient, write_series
 from ..tiny import TINY, Ended, Tiny, ended, pflsynth, start_pflsynth, write_tiny
 
 VERBS = ("demo", "check", "prepare", "train", "evaluate", "synthesize")
@@ -60,7 +62,7 @@ def test_the_whole_road_ends_well(road: tuple[Path, dict[str, Ended]]) -> None:
 
 def test_check_tells_what_it_found(road: tuple[Path, dict[str, Ended]]) -> None:
     lines = road[1]["check"].out.splitlines()
-    assert not any(mark in line for line in lines for mark in "✗!")
+    assert not any(mark in line for line in lines for mark in "✗!"), lines
     assert sum("✓" in line and "sub-0" in line for line in lines) == 8
     assert any("site south, task T2w->T1w: 2 train, 1 validation, 1 test" in line for line in lines)
 
@@ -225,16 +227,33 @@ def test_prepare_one_site_and_export_its_split(tmp_path: Path) -> None:
 def test_prepare_from_dicom(tmp_path: Path) -> None:
     export = tmp_path / "export"
     for number in range(1, 5):
-        write_patient(export / f"patient {number}", number)
+        patient = Patient(f"PID-{number}", f"DOE^{number}")
+        heads = [head(bright=200 + 50 * place) * tissue(number, place) for place in range(2)]
+        images = [np.flip(own.transpose(2, 1, 0), axis=(1, 2)) for own in heads]  # slices, rows from the front, columns
+        series = [
+            Made(kind, place + 1, patient, shape=(6, 28, 24), spacing=(3, 1, 1), image=images[place])
+            for place, kind in enumerate(("T1w", "T2w"))
+        ]
+        write_series(export / f"patient {number}", *series)
     config = tmp_path / "federation.toml"
-    config.write_text(DICOM_CONFIG)
+    config.write_text(
+        'name = "d"\ncontrasts = ["T1w", "T2w"]\ndata_root = "data"\nimage = {size = 32}\n'
+        'sites.oslo.tasks = ["T1w->T2w"]\nsites.lima.tasks = ["T1w->T2w"]\n'
+    )
     refused = pflsynth("prepare", config, "--from-dicom", export)
     assert (refused.code, "give --site too" in refused.err) == (2, True)
     words = ("prepare", config, "--site", "oslo", "--from-dicom", export, "--out", tmp_path / "prepared")
     end = pflsynth(*words, "--json")
     assert end.code == 0, end
-    assert sorted(sum(end.document["oslo"]["subjects"].values(), [])) == [f"sub-00{number}" for number in range(1, 5)]
+    names = {name for split in end.document["oslo"]["subjects"].values() for name in split}
+    assert names == {f"sub-00{number}" for number in range(1, 5)}
     assert "4 subject(s) converted from DICOM" in end.err
+    assert "DOE" not in end.err + end.out
+    manifest = load_manifest(tmp_path / "prepared" / "oslo")
+    assert {volume.placement.step for own in manifest.subjects for volume in own.contrasts.values()} == {
+        "reference",
+        "untouched",
+    }
 
 
 # --------------------------------------------------------------------------------------------------------------- help

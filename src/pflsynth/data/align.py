@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from pflsynth.config import RegistrationConfig
 from pflsynth.data.alignment import SHIFT_GAIN, measure_alignment
@@ -91,6 +92,11 @@ def same_grid(one: VoxelGrid, other: VoxelGrid) -> bool:
     return bool(np.abs(distance).max() <= _TOLERANCE_MM)
 
 
+def rows(matrix: npt.NDArray[np.float64]) -> tuple[tuple[float, float, float, float], ...]:
+    """A 4x4 matrix as the manifest holds it."""
+    return tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in matrix)
+
+
 def _placements(
     volumes: Mapping[str, Volume], name: str, transform: Literal["rigid", "affine"], where: str
 ) -> dict[str, Placement]:
@@ -102,7 +108,7 @@ def _placements(
         elif same_grid(reference.grid, volume.grid):
             placements[contrast] = _checked(reference, volume, transform, f"{where}, contrast {contrast}")
         else:
-            found = register(reference, volume, transform, f"{where}, contrast {contrast}: {volume.path}")
+            found = register(reference, volume, transform, f"{where}, contrast {contrast}")
             placements[contrast] = _registered(found, f"its grid is not that of {name}")
     return placements
 
@@ -114,14 +120,32 @@ def _checked(reference: Volume, volume: Volume, transform: Literal["rigid", "aff
     before = measure_alignment(reference, volume, mask)
     if before.aligned:
         return Placement(step="untouched", reason=f"already aligned (NMI {before.nmi:.4f}, best without a shift)")
-    found = register(reference, volume, transform, f"{where}: {volume.path}")
-    after = measure_alignment(reference, resample(volume, reference.grid, found.matrix), mask)
+    found = register(reference, volume, transform, where)
+    moves = {"registration": np.array(found.matrix), "the shift alone": _translation(reference, before.best_shift_mm)}
+    after = {
+        name: measure_alignment(reference, resample(volume, reference.grid, matrix), mask).nmi
+        for name, matrix in moves.items()
+    }
+    best = max(after, key=lambda name: after[name])
     shift = ", ".join(f"{step:+.1f}" for step in before.best_shift_mm)
     moved = f"{before.best_nmi:.4f} when moved by {shift} mm" if before.gain > SHIFT_GAIN else "higher when turned"
     seen = f"NMI {before.nmi:.4f}, {moved}"
-    if after.nmi <= before.nmi:
-        return Placement(step="untouched", reason=f"misaligned ({seen}), but registration made it worse: look at it")
-    return _registered(found, f"misaligned ({seen}); NMI {after.nmi:.4f} after registration")
+    if after[best] <= before.nmi:
+        return Placement(
+            step="untouched", reason=f"misaligned ({seen}), but no registration made it better: look at it"
+        )
+    reason = f"misaligned ({seen}); NMI {after[best]:.4f} after {best}"
+    if best == "registration":
+        return _registered(found, reason)
+    return Placement(step="registered", reason=reason, matrix=rows(moves[best]), kind="rigid")
+
+
+def _translation(reference: Volume, shift_mm: tuple[float, float, float]) -> npt.NDArray[np.float64]:
+    """Millimetres of the reference to millimetres of a volume whose content has to move along the grid's axes."""
+    directions = reference.affine[:3, :3] / np.array(reference.spacing_mm)
+    matrix = np.eye(4)
+    matrix[:3, 3] = -directions @ np.array(shift_mm)
+    return matrix
 
 
 def _registered(found: Registration, reason: str) -> Placement:

@@ -145,9 +145,9 @@ def without_bias(volume: Volume, where: str) -> Volume:
 
 
 def voxels_sha256(volume: Volume) -> str:
-    """SHA-256 over shape and voxel values (float32, RAS): equal for copies of one image, whatever the file."""
+    """SHA-256 over shape and every fourth row of voxels (float32, RAS): equal for copies, whatever their files."""
     digest = hashlib.sha256(repr(volume.data.shape).encode())
-    digest.update(np.ascontiguousarray(volume.data).data)
+    digest.update(np.ascontiguousarray(volume.data.T[:, ::4]).data)
     return digest.hexdigest()
 
 

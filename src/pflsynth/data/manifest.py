@@ -44,7 +44,7 @@ class VolumeRecord(_Record):
     """path of the NIfTI file, relative to the site's data folder"""
     source_sha256: str
     voxels_sha256: str
-    """SHA-256 of the voxel values as they were read (float32, RAS): equal for copies of one image"""
+    """SHA-256 of voxel values as they were read (every fourth row, float32, RAS): equal for copies of one image"""
     placement: Placement
     statistics: Statistics
     """what the normalizer measured"""

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pflsynth.data.head import HIGH_PERCENTILE, LOW_PERCENTILE, head_mask
+from pflsynth.data.percentiles import percentile
 from pflsynth.data.volumes import BoolArray, FloatArray
 from pflsynth.errors import DataError
 
@@ -75,8 +76,8 @@ def find_head(data: FloatArray, where: str) -> Head:
     mask = head_mask(data)
     if not mask.any():
         raise DataError(f"{where}: no head can be told from the background; look at the image")
-    low = float(np.percentile(data, LOW_PERCENTILE))
-    high = float(np.percentile(data[mask], HIGH_PERCENTILE))
+    low = percentile(data, LOW_PERCENTILE)
+    high = percentile(data.T[mask.T], HIGH_PERCENTILE)
     if high <= low:
         raise DataError(
             f"{where}: the head (99.5th percentile {high:g}) is no brighter than the background "
@@ -104,9 +105,14 @@ def fit_scale(data: FloatArray, where: str) -> tuple[Scale, BoolArray]:
 def _interpolated(data: npt.NDArray[Any], values: tuple[float, ...], levels: tuple[float, ...]) -> FloatArray:
     """``levels`` at ``data``, linear between ``values``, constant beyond them."""
     if len(values) > 2:
-        return np.interp(data, values, levels).astype(np.float32)
-    fraction = (data.astype(np.float64) - values[0]) / (values[1] - values[0])
-    return (levels[0] + np.clip(fraction, 0, 1) * (levels[1] - levels[0])).astype(np.float32)
+        stepwise: FloatArray = np.interp(data, values, levels).astype(np.float32)
+        return stepwise
+    slope = (levels[1] - levels[0]) / (values[1] - values[0])
+    scaled = data.astype(np.float32)
+    scaled -= np.float32(values[0])
+    scaled *= np.float32(slope)
+    scaled += np.float32(levels[0])
+    return np.clip(scaled, levels[0], levels[1], out=scaled)
 
 
 def _border_value(data: FloatArray) -> float:

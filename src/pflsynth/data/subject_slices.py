@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pflsynth.config import FederationConfig
+from pflsynth.data.align import rows
 from pflsynth.data.examine import ExaminedSubject, examine_subject
 from pflsynth.data.manifest import SubjectRecord, VolumeRecord
 from pflsynth.data.normalizers import NORMALIZERS, Statistics
@@ -107,7 +108,7 @@ def _record(job: SubjectJob, examined: ExaminedSubject, sources: Mapping[str, st
         person=job.subject.person,
         slices=examined.kept,
         shape=first.grid.shape,
-        affine=tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in first.affine),
+        affine=rows(first.affine),
         spacing_mm=first.spacing_mm,
         contrasts={
             contrast: VolumeRecord(
