@@ -31,11 +31,11 @@ def head(shape: tuple[int, int, int] = SHAPE, bright: float = 200.0, seed: int =
 
 
 def tissue(anatomy: int, contrast: int) -> np.ndarray:
-    """Factors around 1 of a subject's own pattern of tissues, each of its own brightness in every contrast."""
-    blocks = np.random.default_rng(anatomy).integers(0, 4, (6, 7, 3))
-    random = np.random.default_rng((anatomy, contrast))
-    brightness = random.permutation([0.5, 0.9, 1.3, 1.7])
-    return np.kron(brightness[blocks], np.ones((4, 4, 2))) * random.uniform(0.97, 1.03, SHAPE)
+    """Factors around 1: a pattern that all subjects share in a contrast, times a subject's own in all contrasts."""
+    common = np.random.default_rng(contrast).choice([0.75, 1.25], (6, 7, 3))
+    own = np.random.default_rng(anatomy).choice([0.7, 0.9, 1.1, 1.3], (6, 7, 3))
+    noise = np.random.default_rng((anatomy, contrast)).uniform(0.97, 1.03, SHAPE)
+    return np.kron(common * own, np.ones((4, 4, 2))) * noise
 
 
 def write_nifti(path: Path, data: np.ndarray, affine: np.ndarray = AFFINE, dtype: Any = np.float32) -> Path:
