@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 import signal
 import subprocess
@@ -11,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import pytest
 
@@ -19,11 +17,8 @@ from pflsynth.data import subject_slices
 from pflsynth.data.prepare import prepare_site
 from pflsynth.data.slices import SliceStore
 from pflsynth.data.subjects import Subject
-from pflsynth.data.volumes import load_volume
 from pflsynth.errors import DataError
 from tests.data_builders import AFFINE, federation, head, image_path, small_disk, tree, write_nifti, write_site
-
-WHERE = "site here, subject sub-02, contrast T2w"
 
 
 def cut(fraction: float) -> Callable[[Path], None]:
@@ -48,62 +43,6 @@ def shifted(millimetres: float) -> np.ndarray:
     affine = AFFINE.copy()
     affine[1, 3] += millimetres
     return affine
-
-
-def other_header(path: Path) -> None:
-    nibabel.save(nibabel.MGHImage(head().astype(np.float32), AFFINE), path.with_name("x.mgz"))
-    path.with_name("x.mgz").rename(path)
-
-
-def complex_values(path: Path) -> None:
-    write_nifti(path, head(), dtype=np.complex64)
-
-
-def singular_affine(path: Path) -> None:
-    image = nibabel.Nifti1Image(head().astype(np.float32), AFFINE)
-    content = bytearray(image.to_bytes())
-    content[312:328] = bytes(16)  # srow_z
-    path.write_bytes(gzip.compress(bytes(content)))
-
-
-BAD_FILES = {
-    "truncated gz": (cut(0.6), "is cut short, damaged, or not a NIfTI file"),
-    "truncated gz header": (cut(0.02), "is cut short, damaged, or not a NIfTI file"),
-    "empty file": (cut(0), "is cut short, damaged, or not a NIfTI file"),
-    "text": (lambda path: path.write_text("hello"), "not a NIfTI file"),
-    "damaged gz": (lambda path: path.write_bytes(path.read_bytes()[:300] + bytes(500)), "damaged"),
-    "another format": (other_header, "not a NIfTI file"),
-    "complex": (complex_values, "complex64"),
-    "4-D": (replace(np.stack([head(), head()], axis=-1)), r"has 4 axes \(shape 24 x 28 x 6 x 2\)"),
-    "2-D": (replace(head()[:, :, 3]), r"has 2 axes \(shape 24 x 28\)"),
-    "NaN": (replace(with_voxel(np.nan)), "1 voxels are NaN and 0 are infinite, of 4032"),
-    "Inf": (replace(with_voxel(-np.inf)), "0 voxels are NaN and 1 are infinite"),
-    "constant": (replace(np.full(head().shape, 5.0)), "every voxel is 5"),
-    "singular affine": (singular_affine, "not invertible"),
-}
-
-
-@pytest.mark.parametrize("kind", BAD_FILES)
-def test_a_bad_file_is_one_sentence_with_site_subject_contrast_and_file(
-    tmp_path: Path, kind: str, capfd: pytest.CaptureFixture[str]
-) -> None:
-    damage, words = BAD_FILES[kind]
-    path = write_nifti(tmp_path / "sub-02_T2w.nii.gz", head())
-    damage(path)
-    with pytest.raises(DataError, match=words) as caught:
-        load_volume(path, WHERE)
-    assert str(caught.value).startswith(f"{WHERE}: {path}: ")
-    assert "\n" not in str(caught.value)
-    assert capfd.readouterr() == ("", "")  # nibabel's log lines stay inside
-
-
-def test_a_truncated_plain_nifti_and_a_missing_file(tmp_path: Path) -> None:
-    path = write_nifti(tmp_path / "x.nii", head())
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(DataError, match="cut short"):
-        load_volume(path, WHERE)
-    with pytest.raises(DataError, match="there is no such file"):
-        load_volume(tmp_path / "absent.nii", WHERE)
 
 
 @pytest.mark.parametrize(
