@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pflsynth.data.manifest import Manifest, PreparedSubject, PreparedVolume
+from pflsynth.data.manifest import Manifest, Placement, PreparedSubject, SiteIntensity, VolumeRecord
 from pflsynth.data.slices import SliceStore
 from pflsynth.files import save_tensors, sha256_of_file, write_json
 
@@ -35,10 +35,12 @@ def write_prepared(folder: Path, subjects: int, slices: int, size: int) -> None:
         tensors = {contrast: random.random((slices, size, size), dtype=np.float32) for contrast in PAIR}
         mask = np.ones((slices, size, size), np.uint8)
         save_tensors(path, {**tensors, "mask": mask}, {}, kind="subject")
-        volume = PreparedVolume(source="x", source_sha256="x", low=0, high=1)
+        placement = Placement(step="untouched", reason="made here")
+        volume = VolumeRecord(source="x", source_sha256="x", voxels_sha256="x", placement=placement, statistics=(0, 1))
         entries.append(
             PreparedSubject(
                 name=name,
+                person=name,
                 split="train",
                 file=path.name,
                 sha256=sha256_of_file(path),
@@ -59,7 +61,7 @@ def write_prepared(folder: Path, subjects: int, slices: int, size: int) -> None:
         splits_sha256=None,
         notes=(),
         skipped={},
-        typical={},
+        intensity=SiteIntensity(normalizer="percentile", contrasts={}),
         subjects=tuple(entries),
     )
     write_json(folder / "manifest.json", manifest.model_dump(mode="json"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -122,3 +123,14 @@ def test_the_two_misaligned_pairs_are_named(realdata: Path, site: str) -> None:
     assert "contrast T1w: is misaligned: T1w fits T1ce best when moved by" in found[0].text
     assert "contrast T1w or T2w: is misaligned: T1w fits T2w best when moved by" in found[1].text
     assert all("prepare will register it" in finding.text for finding in found)
+
+
+def test_every_check_has_its_part_of_the_docs() -> None:
+    root = Path(__file__).parents[2]
+    headings = re.findall(r"^### (.+)$", (root / "docs" / "quality.md").read_text(encoding="utf-8"), re.MULTILINE)
+    explained = {name for heading in headings for name in heading.split(", ")}
+    sources = "".join(path.read_text(encoding="utf-8") for path in (root / "src/pflsynth/quality").glob("*.py"))
+    used = set(re.findall(r'Finding\(\s*"(?:ok|suspicious|wrong)",\s*"([^"]+)"', sources))
+    assert len(used) >= 6
+    assert used <= explained
+    assert {"clipping", "background", "constant slices", "slice gaps", "bias", "noise", "orientation"} <= explained
