@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from pflsynth.data.names import contrast_of
 from pflsynth.data.scaling import head_mask
-from pflsynth.data.subjects import contrast_of
 from pflsynth.data.volumes import FloatArray, Volume, load_volume
 from pflsynth.quality.duplicates import NEARLY_EQUAL, Signature, Twin, find_twins, signature, twin_findings
 from pflsynth.quality.signature import box_average

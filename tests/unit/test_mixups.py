@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pflsynth.data.names import contrast_of
 from pflsynth.data.scaling import head_mask
-from pflsynth.data.subjects import contrast_of
 from pflsynth.data.volumes import FloatArray, Volume, load_volume
 from pflsynth.quality.mixups import Key, contrast_features, mixup_findings
 

@@ -336,3 +336,14 @@ def test_a_brain_mask_is_wanted_where_training_had_them_and_only_there(tmp_path:
     written, failed = synthesize_folder(folder, tmp_path / "out", masked, TASK)
     assert failed == []
     assert [own.path.read_bytes() for own in written] == [made.path.read_bytes()]
+
+
+def test_a_folder_is_read_in_the_sites_layout(tmp_path: Path) -> None:
+    sites = {"here": {"tasks": ["T1w->T2w"], "layout": "ixi"}}
+    for contrast in ("T1", "T2"):
+        write_nifti(tmp_path / "in" / f"IXI-{contrast}" / f"IXI002-Guys-0828-{contrast}.nii.gz", head(noise=4))
+    written, failed = synthesize_folder(tmp_path / "in", tmp_path / "out", new_model(tmp_path, sites=sites), TASK)
+    assert failed == []
+    assert [own.path.relative_to(tmp_path / "out").as_posix() for own in written] == [
+        "IXI-T1/IXI002-Guys-0828-T1_T2w.nii.gz"
+    ]

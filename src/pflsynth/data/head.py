@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -20,17 +21,39 @@ HIGH_PERCENTILE = 99.5
 
 _SMOOTHING_VOXELS = 1.0
 _SMOOTHING_REACH = 4
-_BLOCK_SLICES = 4
+_BLOCK_VOXELS = 2**18
 _OTSU_FRACTION = 0.5
 _OTSU_BINS = 256
-_CLOSING_VOXELS = 3
+_EDGE = 32
+
+
+@dataclass(frozen=True)
+class _Detail:
+    """How finely the head is looked for.
+
+    Attributes:
+        smoothing: standard deviation of the Gaussian, in voxels.
+        reach: voxels to each side that the Gaussian sees.
+        disk: of the closing; voxels to each side in its middle row, and in each row further out.
+    """
+
+    smoothing: float
+    reach: int
+    disk: tuple[int, ...]
+
+
+_VOXELS = _Detail(smoothing=1.0, reach=4, disk=(3, 2, 2, 0))
+_BOXES = _Detail(smoothing=0.43, reach=1, disk=(1, 1))
+_BOXES_FROM = 128
 
 
 def head_mask(data: FloatArray) -> BoolArray:
     """The head (or the brain, if the skull was removed) as one filled piece.
 
     Half of Otsu's threshold keeps dark tissue in; light smoothing, the largest connected piece and a closing remove
-    noise; holes (fluid that is dark on T1w and FLAIR) are filled in each axial slice.
+    noise; holes (fluid that is dark on T1w and FLAIR) are filled in each axial slice. Slices of at least 128 x 128
+    voxels (heads in voxels under about 1.5 mm) are looked at in boxes of 2 x 2 voxels, and the outline is then drawn
+    voxel by voxel.
 
     Args:
         data: (X, Y, Z), background dark.
@@ -38,58 +61,92 @@ def head_mask(data: FloatArray) -> BoolArray:
     Returns:
         Mask (X, Y, Z); all False if nothing stands out.
     """
-    floor, ceiling = percentile(data, LOW_PERCENTILE), percentile(data, HIGH_PERCENTILE)
+    fine = min(data.shape[:2]) >= _BOXES_FROM
+    detail, image = (_BOXES, _boxes(data)) if fine else (_VOXELS, data)
+    floor, ceiling = percentile(image, LOW_PERCENTILE), percentile(image, HIGH_PERCENTILE)
     if floor == ceiling:
-        floor, ceiling = float(data.min()), float(data.max())
+        floor, ceiling = float(image.min()), float(image.max())
     if floor == ceiling:
         return np.zeros(data.shape, bool)
-    smooth = _smoothed(data, floor, ceiling)
+    smooth = _smoothed(image, floor, ceiling, detail)
     threshold = np.float32(floor + _OTSU_FRACTION * (_otsu(smooth) - floor))
-    planes = np.concatenate([np.ascontiguousarray((block > threshold).transpose(1, 2, 0)) for block in smooth])
-    return _filled(_closed(_largest_piece(planes))).T
+    mask = _filled(_closed(_largest_piece(smooth > threshold), detail.disk))
+    return _drawn(mask, smooth, floor, float(threshold), data.T.shape).T if fine else mask.T
 
 
-def _smoothed(data: FloatArray, floor: float, ceiling: float) -> list[FloatArray]:
-    """Gaussian smoothing of the axial slices of (X, Y, Z), clipped to [floor, ceiling]; blocks of a few, (X, Z, Y).
+def _boxes(data: FloatArray) -> FloatArray:
+    """Sums over boxes of 2 x 2 voxels of each axial slice of (X, Y, Z); a last odd row or column is left out."""
+    x, y, _ = data.shape
+    planes = data.T[:, : y // 2 * 2, : x // 2 * 2]
+    rows = planes[:, 0::2] + planes[:, 1::2]
+    return (rows[:, :, 0::2] + rows[:, :, 1::2]).T
+
+
+def _drawn(boxes: BoolArray, smooth: FloatArray, floor: float, threshold: float, shape: tuple[int, ...]) -> BoolArray:
+    """The mask of boxes (Z, Y, X) on the voxels; its outline runs where the brightness between boxes is the threshold.
+
+    Brightness is told in 64 levels, so that a byte holds what is added up.
+    """
+    levels = np.clip((smooth - np.float32(floor)) * np.float32(_EDGE / (threshold - floor)), 0, 2 * _EDGE - 1)
+    levels = np.where(boxes, np.maximum(levels, _EDGE), np.minimum(levels, _EDGE - 1)).astype(np.uint8)
+    return _doubled(_doubled(levels, 2, shape[2]), 1, shape[1]) >= _EDGE
+
+
+def _doubled(levels: ByteArray, axis: int, length: int) -> ByteArray:
+    """Twice as many values along an axis, linear between their middles; a last odd one is as the one before."""
+    boxes = np.moveaxis(levels, axis, 0)
+    count = len(boxes)
+    voxels = np.empty((*levels.shape[:axis], length, *levels.shape[axis + 1 :]), np.uint8)
+    lines = np.moveaxis(voxels, axis, 0)
+    thrice = 3 * boxes
+    lines[0] = 4 * boxes[0]
+    lines[2 : 2 * count : 2] = thrice[1:] + boxes[:-1]
+    lines[1 : 2 * count - 1 : 2] = thrice[:-1] + boxes[1:]
+    lines[2 * count - 1 :] = 4 * boxes[-1]
+    voxels >>= 2
+    return voxels
+
+
+def _smoothed(data: FloatArray, floor: float, ceiling: float, detail: _Detail) -> FloatArray:
+    """Gaussian smoothing of the axial slices of (X, Y, Z), clipped to [floor, ceiling]; (Z, Y, X).
 
     Each axis in turn comes first and is multiplied by a band matrix, so that memory is read in long pieces.
     """
     x, y, depth = data.shape
-    across, down = _gaussian(x), _gaussian(y)
-    blocks = []
-    for first in range(0, depth, _BLOCK_SLICES):
-        slices = data[:, :, first : first + _BLOCK_SLICES].transpose(1, 2, 0)
+    across, down = _gaussian(x, detail), _gaussian(y, detail)
+    smooth = np.empty((depth, y, x), np.float32)
+    step = max(1, _BLOCK_VOXELS // (x * y))
+    for first in range(0, depth, step):
+        slices = data[:, :, first : first + step].transpose(1, 2, 0)
         z = slices.shape[1]
         clipped = np.clip(slices, np.float32(floor), np.float32(ceiling), order="C")
         rows = (down @ clipped.reshape(y, z * x)).reshape(y, z, x)
         columns = np.ascontiguousarray(rows.transpose(2, 1, 0))
-        blocks.append((across @ columns.reshape(x, z * y)).reshape(x, z, y))
-    return blocks
+        smooth[first : first + step] = (across @ columns.reshape(x, z * y)).reshape(x, z, y).transpose(1, 2, 0)
+    return smooth
 
 
-def _gaussian(n: int) -> scipy.sparse.csr_array:
+def _gaussian(n: int, detail: _Detail) -> scipy.sparse.csr_array:
     """Smoothing along an axis of ``n`` voxels, mirrored at its ends, as ``scipy.ndimage.gaussian_filter1d`` does it."""
-    steps = np.arange(-_SMOOTHING_REACH, _SMOOTHING_REACH + 1)
-    weights = np.exp(-0.5 * (steps / _SMOOTHING_VOXELS) ** 2)
-    mirrored = np.pad(np.arange(n), _SMOOTHING_REACH, mode="symmetric")
+    steps = np.arange(-detail.reach, detail.reach + 1)
+    weights = np.exp(-0.5 * (steps / detail.smoothing) ** 2)
+    mirrored = np.pad(np.arange(n), detail.reach, mode="symmetric")
     rows = np.repeat(np.arange(n), steps.size)
     columns = mirrored[np.arange(n)[:, None] + np.arange(steps.size)].ravel()
     entries = np.tile(weights / weights.sum(), n).astype(np.float32)
     return scipy.sparse.csr_array((entries, (rows, columns)), shape=(n, n))
 
 
-def _otsu(blocks: list[FloatArray]) -> float:
+def _otsu(smooth: FloatArray) -> float:
     """Otsu's threshold from a histogram of 256 bins."""
     from PIL import Image
 
-    low, high = min(float(block.min()) for block in blocks), max(float(block.max()) for block in blocks)
+    low, high = float(smooth.min()), float(smooth.max())
     if low == high:
         return low
     factor = np.float32(_OTSU_BINS / (high - low) * (1 - 2.0**-22))  # the brightest voxel, too, is in the last bin
-    counts = np.zeros(_OTSU_BINS, np.int64)
-    for block in blocks:
-        bins = ((block - np.float32(low)) * factor).astype(np.uint8)
-        counts += Image.fromarray(bins.reshape(len(bins), -1)).histogram()  # four times as fast as numpy counts
+    bins = ((smooth - np.float32(low)) * factor).astype(np.uint8)
+    counts = np.array(Image.fromarray(bins.reshape(len(bins), -1)).histogram())  # four times as fast as numpy counts
     edges = np.linspace(low, high, _OTSU_BINS + 1)
     return float(threshold_otsu(hist=(counts, (edges[:-1] + edges[1:]) / 2)))
 
@@ -107,12 +164,12 @@ def _largest_piece(mask: BoolArray) -> BoolArray:
     return stack[:, :-1, :-1]
 
 
-def _closed(mask: BoolArray) -> BoolArray:
+def _closed(mask: BoolArray, disk: tuple[int, ...]) -> BoolArray:
     """Closing of each plane of (Z, Y, X) with a disk; beyond the borders there is nothing.
 
     Eight planes share the bits of one byte, so that each step works on all of them.
     """
-    radius = _CLOSING_VOXELS
+    radius = max(disk[0], len(disk) - 1)
     depth, height, width = mask.shape
     framed = np.zeros((math.ceil(depth / 8), height + 2 * radius, width + 2 * radius), np.uint8)
     inner = framed[:, radius:-radius, radius:-radius]
@@ -120,7 +177,7 @@ def _closed(mask: BoolArray) -> BoolArray:
         planes = mask[bit::8].view(np.uint8)
         inner[: len(planes)] |= planes << np.uint8(bit)
     flat, step = framed.reshape(-1), framed.shape[2]
-    flat[:] = ~_dilated(~_dilated(flat, step), step)
+    flat[:] = ~_dilated(~_dilated(flat, step, disk), step, disk)
     closed = np.empty_like(mask)
     for bit in range(8):
         shown = closed[bit::8]
@@ -128,12 +185,15 @@ def _closed(mask: BoolArray) -> BoolArray:
     return closed
 
 
-def _dilated(flat: ByteArray, step: int) -> ByteArray:
-    """Dilation with the disk of radius 3: rows of 7, 5, 5, and 1 voxels from its middle outwards."""
-    row3 = _spread(flat, flat, 1)
-    row5 = _spread(row3, row3, 1)
-    row7 = _spread(row5, row5, 1)
-    return _spread(_spread(_spread(row7, row5, step), row5, 2 * step), flat, 3 * step)
+def _dilated(flat: ByteArray, step: int, disk: tuple[int, ...]) -> ByteArray:
+    """Dilation with a disk, told by how far each of its rows goes; ``step`` is the distance of two rows."""
+    spread = [flat]
+    while len(spread) <= disk[0]:
+        spread.append(_spread(spread[-1], spread[-1], 1))
+    result = spread[disk[0]]
+    for row, reach in enumerate(disk[1:], start=1):
+        result = _spread(result, spread[reach], row * step)
+    return result
 
 
 def _spread(flat: ByteArray, moved: ByteArray, shift: int) -> ByteArray:

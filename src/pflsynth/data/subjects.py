@@ -9,10 +9,8 @@ from pathlib import Path
 
 from pflsynth.data.layouts import LAYOUTS, layout_named
 from pflsynth.data.listing import Image, Listing, enumerated, list_csv, list_folder
-from pflsynth.data.names import MASK, contrast_of, label, own_names, shown, split_nifti_name
+from pflsynth.data.names import MASK, ImageName, contrast_of, label, own_names, shown
 from pflsynth.errors import DataError
-
-__all__ = ["Found", "Subject", "contrast_of", "find_subjects", "split_nifti_name"]
 
 
 @dataclass(frozen=True)
@@ -92,6 +90,28 @@ def find_subjects(
         notes.append(f"no brain mask is taken where several files fit: {enumerated(groups.unclear_masks)}")
     subjects = sorted(groups.subjects, key=lambda subject: subject.name)
     return Found(tuple(subjects), dict(sorted(groups.bad.items())), tuple(filter(None, notes)))
+
+
+def contrast_in_layout(
+    path: Path, layout: str, site: str, contrast_names: Mapping[str, str] | None = None
+) -> str | None:
+    """The contrast that a path tells of in a layout, or else as a BIDS name; None if it tells none.
+
+    Args:
+        path: relative to the folder that is laid out.
+        layout: as in :func:`find_subjects`; a list names other files, so with one BIDS names alone count.
+        site: named in errors.
+        contrast_names: the site's own names of contrasts.
+
+    Raises:
+        DataError: an unknown layout, or a pattern that cannot be used.
+    """
+    if not layout.lower().endswith(".csv"):
+        own = own_names(contrast_names or {}, site)
+        named = layout_named(layout, own, site).read(path.parts, own)
+        if isinstance(named, ImageName):
+            return named.contrast
+    return contrast_of(path)
 
 
 def _other_layouts(folder: Path, layout: str, own: Mapping[str, str], site: str) -> str:

@@ -14,10 +14,11 @@ from pflsynth.config import Task
 from pflsynth.data.align import same_grid
 from pflsynth.data.examine import on_grid, with_dark_background, without_bias
 from pflsynth.data.grid import SliceGrid
+from pflsynth.data.names import split_nifti_name
 from pflsynth.data.normalizers import NORMALIZERS, measure_volume
 from pflsynth.data.registration import grid_with_voxels, resample
 from pflsynth.data.scaling import BACKGROUND
-from pflsynth.data.subjects import contrast_of, split_nifti_name
+from pflsynth.data.subjects import contrast_in_layout
 from pflsynth.data.volumes import FloatArray, Volume, load_volume, save_synthetic
 from pflsynth.errors import DataError, PflsynthError, UsageError
 from pflsynth.federation.personalised import PersonalisedModel
@@ -142,7 +143,8 @@ def synthesize_folder(
 ) -> tuple[list[Synthesized], list[PflsynthError]]:
     """Synthesise for every volume of the source contrast below a folder, keeping its structure.
 
-    Files whose name says another contrast are left out; if no name says a contrast, all NIfTI files are taken. The
+    Names are read in the site's layout, or else as BIDS. Files whose name says another contrast are left out; if no
+    name says a contrast, all NIfTI files are taken. The
     brain mask of ``sub-01_T1w.nii.gz``, if masks are wanted, is ``sub-01_mask.nii.gz`` beside it.
 
     Returns:
@@ -152,7 +154,11 @@ def synthesize_folder(
         DataError: if the folder has no volume of the source contrast.
     """
     volumes = sorted(path for path in source.rglob("*") if split_nifti_name(path)[1])
-    contrasts = {path: contrast_of(path) for path in volumes}
+    own = model.config.sites[model.site]
+    contrasts = {
+        path: contrast_in_layout(path.relative_to(source), own.layout, model.site, own.contrast_names)
+        for path in volumes
+    }
     chosen = [path for path in volumes if contrasts[path] == task.source]
     if not any(contrasts.values()):
         chosen = volumes
@@ -167,7 +173,7 @@ def synthesize_folder(
             on_file(number, len(chosen), path)
         target = out / path.relative_to(source).with_name(target_name(path, task))
         try:
-            mask = mask_path(path, task) if model.config.sites[model.site].brain_mask else None
+            mask = mask_path(path, task) if own.brain_mask else None
             written.append(synthesize_file(path, target, model, task, mask=mask, force=force))
         except PflsynthError as error:
             failed.append(error)
