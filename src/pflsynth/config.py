@@ -6,14 +6,14 @@ key and value. The agreement's hash leaves out the local keys, which say where t
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PositiveFloat, model_validator
+
+from pflsynth.canonical import sha256_of_json
 
 CONTRASTS = ("T1w", "T1ce", "T2w", "PDw", "FLAIR")
 SplitName = Literal["train", "validation", "test"]
@@ -287,29 +287,6 @@ class SiteFile(Strict):
     threads: int | None = Field(None, ge=1)
 
 
-def sha256_of_json(content: object) -> str:
-    """SHA-256 (hex) over canonical JSON: sorted keys, no spaces, UTF-8, shortest floats."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def code_length(sites: Sequence[str], contrasts: Sequence[str]) -> int:
     """Length of the code: one-hot site ++ one-hot source ++ one-hot target."""
     return len(sites) + 2 * len(contrasts)
-
-
-def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Dotted keys whose values differ between two nested tables, with both values (``None`` where there is none)."""
-    left, right = _flat(one), _flat(other)
-    return [
-        (key, left.get(key), right.get(key))
-        for key in sorted(left.keys() | right.keys())
-        if left.get(key) != right.get(key)
-    ]
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat

@@ -6,7 +6,8 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pflsynth.config import FederationConfig, differences
+from pflsynth.canonical import differences
+from pflsynth.config import FederationConfig
 from pflsynth.data.slices import SliceStore
 from pflsynth.errors import ModelError, UsageError
 from pflsynth.evaluation.evaluate import validation_psnr

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from pflsynth.config import LOCAL_KEYS, SITE_LOCAL_KEYS, FederationConfig, Task, sha256_of_json
+from pflsynth.canonical import sha256_of_json
+from pflsynth.config import LOCAL_KEYS, SITE_LOCAL_KEYS, FederationConfig, Task
 from pflsynth.config_files import load_config
 from pflsynth.errors import UsageError
 

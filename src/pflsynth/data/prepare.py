@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pflsynth
-from pflsynth.config import SPLITS, FederationConfig, SplitName, sha256_of_json
+from pflsynth.canonical import sha256_of_json
+from pflsynth.config import SPLITS, FederationConfig, SplitName
 from pflsynth.data.copies import copies_elsewhere, copies_within
 from pflsynth.data.manifest import MANIFEST_NAME, ContrastIntensity, Manifest, PreparedSubject, SiteIntensity
 from pflsynth.data.normalizers import NORMALIZERS, Statistics

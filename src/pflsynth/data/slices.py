@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pflsynth.config import FederationConfig, SplitName, differences
+from pflsynth.canonical import differences
+from pflsynth.config import FederationConfig, SplitName
 from pflsynth.data.manifest import MANIFEST_NAME, Manifest, PreparedSubject, load_manifest
 from pflsynth.data.volumes import BoolArray, FloatArray
 from pflsynth.errors import DataError
