@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -97,7 +98,7 @@ def examine_subject(
             problems.append(str(error))
     if problems:
         raise DataError("\n".join(problems))
-    mask = np.logical_or.reduce(list(masks.values()))
+    mask = functools.reduce(np.logical_or, masks.values())
     grid = SliceGrid.of(next(iter(volumes.values())), config.image)
     grid.check_head_fits(mask, where)
     kept = choose_slices(mask, config.slices.min_area, config.slices.maximum)
@@ -162,7 +163,7 @@ def choose_slices(mask: BoolArray, min_area: float, maximum: int) -> tuple[int, 
     Returns:
         Indices along Z, ascending.
     """
-    area = mask.sum(axis=(0, 1))
+    area = np.array([np.count_nonzero(plane) for plane in mask.T])
     shown = np.flatnonzero((area > 0) & (area >= min_area * area.max()))
     if maximum and len(shown) > maximum:
         shown = shown[np.linspace(0, len(shown) - 1, maximum).round().astype(int)]

@@ -193,8 +193,9 @@ class SliceGrid:
 
     def _extent(self, mask: BoolArray) -> tuple[tuple[int, int], tuple[int, int]]:
         """First and last voxel of the mask along X, and along Y counted from the front."""
-        columns = np.flatnonzero(mask.any(axis=(1, 2)))
-        rows = np.flatnonzero(np.flip(mask.any(axis=(0, 2))))
+        plane = mask.any(axis=2)
+        columns = np.flatnonzero(plane.any(axis=1))
+        rows = np.flatnonzero(np.flip(plane.any(axis=0)))
         return (int(columns[0]), int(columns[-1])), (int(rows[0]), int(rows[-1]))
 
 
@@ -210,10 +211,10 @@ def _resample(
 ) -> FloatArray:
     """Apply both matrices to (Z, H, W); what the planes do not cover is ``background``."""
     depth, height, width = planes.shape
-    across = columns @ planes.reshape(depth * height, width).T
-    across = np.ascontiguousarray(across.reshape(-1, depth, height).transpose(2, 1, 0))
-    down = rows @ across.reshape(height, -1)
-    resampled = down.reshape(rows.shape[0], depth, columns.shape[0]).transpose(1, 0, 2)
+    down = rows @ planes.transpose(1, 0, 2).reshape(height, depth * width)
+    down = np.ascontiguousarray(down.reshape(-1, depth, width).transpose(2, 1, 0))
+    across = columns @ down.reshape(width, -1)
+    resampled = across.reshape(columns.shape[0], depth, rows.shape[0]).transpose(1, 2, 0)
     covered = np.outer(rows.sum(axis=1), columns.sum(axis=1))
     filled: FloatArray = resampled + (np.float32(background) * (1 - covered)).astype(np.float32)
     return np.ascontiguousarray(filled)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -43,7 +44,7 @@ class _Detail:
 
 
 _VOXELS = _Detail(smoothing=1.0, reach=4, disk=(3, 2, 2, 0))
-_BOXES = _Detail(smoothing=0.43, reach=1, disk=(1, 1))
+_BOXES = _Detail(smoothing=0.5, reach=1, disk=(1, 1))
 _BOXES_FROM = 128
 
 
@@ -87,8 +88,9 @@ def _drawn(boxes: BoolArray, smooth: FloatArray, floor: float, threshold: float,
 
     Brightness is told in 64 levels, so that a byte holds what is added up.
     """
-    levels = np.clip((smooth - np.float32(floor)) * np.float32(_EDGE / (threshold - floor)), 0, 2 * _EDGE - 1)
-    levels = np.where(boxes, np.maximum(levels, _EDGE), np.minimum(levels, _EDGE - 1)).astype(np.uint8)
+    brightness = (smooth - np.float32(floor)) * np.float32(_EDGE / (threshold - floor))
+    levels = np.clip(brightness, 0, 2 * _EDGE - 1, out=brightness).astype(np.uint8)
+    levels = np.where(boxes, np.maximum(levels, _EDGE), np.minimum(levels, _EDGE - 1))
     return _doubled(_doubled(levels, 2, shape[2]), 1, shape[1]) >= _EDGE
 
 
@@ -126,6 +128,7 @@ def _smoothed(data: FloatArray, floor: float, ceiling: float, detail: _Detail) -
     return smooth
 
 
+@functools.lru_cache
 def _gaussian(n: int, detail: _Detail) -> scipy.sparse.csr_array:
     """Smoothing along an axis of ``n`` voxels, mirrored at its ends, as ``scipy.ndimage.gaussian_filter1d`` does it."""
     steps = np.arange(-detail.reach, detail.reach + 1)

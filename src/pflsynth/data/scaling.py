@@ -118,4 +118,4 @@ def _interpolated(data: npt.NDArray[Any], values: tuple[float, ...], levels: tup
 def _border_value(data: FloatArray) -> float:
     """10th percentile of the in-plane border, which is background even where the head reaches it in places."""
     sides = (data[0], data[-1], data[:, 0], data[:, -1])
-    return float(np.percentile(np.concatenate([side.ravel() for side in sides]), 10))
+    return percentile(np.concatenate([side.ravel() for side in sides]), 10)

@@ -132,7 +132,8 @@ def _stale(out: Path, known: Set[str], force: bool) -> list[Path]:
     if stale and not force:
         raise UsageError(
             f"{out}: has {len(stale)} subjects whose PatientID is not known, so new ones could be mixed up with them; "
-            "give the key file of that conversion, or --force to remove them and convert all anew, or another folder"
+            "leave --from-dicom out to prepare what was converted, or give the key file of that conversion, or --force "
+            "to remove them and convert all anew"
         )
     return stale
 
