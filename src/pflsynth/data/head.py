@@ -24,7 +24,7 @@ _SMOOTHING_VOXELS = 1.0
 _SMOOTHING_REACH = 4
 _BLOCK_VOXELS = 2**18
 _OTSU_FRACTION = 0.5
-_OTSU_BINS = 256
+_BINS = 256
 _EDGE = 32
 
 
@@ -70,9 +70,11 @@ def head_mask(data: FloatArray) -> BoolArray:
     if floor == ceiling:
         return np.zeros(data.shape, bool)
     smooth = _smoothed(image, floor, ceiling, detail)
-    threshold = np.float32(floor + _OTSU_FRACTION * (_otsu(smooth) - floor))
+    bins, edges = _in_bins(smooth)
+    threshold = np.float32(floor + _OTSU_FRACTION * (_otsu(bins, edges) - floor))
     mask = _filled(_closed(_largest_piece(smooth > threshold), detail.disk))
-    return _drawn(mask, smooth, floor, float(threshold), data.T.shape).T if fine else mask.T
+    edge = int(np.searchsorted(edges, threshold))
+    return _drawn(mask, bins, edge, data.T.shape).T if fine else mask.T
 
 
 def _boxes(data: FloatArray) -> FloatArray:
@@ -83,13 +85,13 @@ def _boxes(data: FloatArray) -> FloatArray:
     return (rows[:, :, 0::2] + rows[:, :, 1::2]).T
 
 
-def _drawn(boxes: BoolArray, smooth: FloatArray, floor: float, threshold: float, shape: tuple[int, ...]) -> BoolArray:
-    """The mask of boxes (Z, Y, X) on the voxels; its outline runs where the brightness between boxes is the threshold.
+def _drawn(boxes: BoolArray, bins: ByteArray, edge: int, shape: tuple[int, ...]) -> BoolArray:
+    """The mask of boxes (Z, Y, X) on the voxels; its outline runs where the brightness between boxes is that of a bin.
 
-    Brightness is told in 64 levels, so that a byte holds what is added up.
+    The bins around it become 64 levels, so that a byte holds what is added up.
     """
-    brightness = (smooth - np.float32(floor)) * np.float32(_EDGE / (threshold - floor))
-    levels = np.clip(brightness, 0, 2 * _EDGE - 1, out=brightness).astype(np.uint8)
+    levels = np.clip(bins, max(edge - _EDGE, 0), min(edge + _EDGE, _BINS) - 1)
+    levels += np.uint8((_EDGE - edge) % _BINS)
     levels = np.where(boxes, np.maximum(levels, _EDGE), np.minimum(levels, _EDGE - 1))
     return _doubled(_doubled(levels, 2, shape[2]), 1, shape[1]) >= _EDGE
 
@@ -140,17 +142,22 @@ def _gaussian(n: int, detail: _Detail) -> scipy.sparse.csr_array:
     return scipy.sparse.csr_array((entries, (rows, columns)), shape=(n, n))
 
 
-def _otsu(smooth: FloatArray) -> float:
-    """Otsu's threshold from a histogram of 256 bins."""
+def _in_bins(smooth: FloatArray) -> tuple[ByteArray, npt.NDArray[np.float64]]:
+    """The bin of each voxel, and the edges of the 256 bins from the lowest value to the highest."""
+    low, high = float(smooth.min()), float(smooth.max())
+    factor = np.float32(_BINS / (high - low) * (1 - 2.0**-22)) if high > low else np.float32(0)
+    scaled = smooth - np.float32(low)
+    scaled *= factor  # the brightest voxel, too, is in the last bin
+    return scaled.astype(np.uint8), np.linspace(low, high, _BINS + 1)
+
+
+def _otsu(bins: ByteArray, edges: npt.NDArray[np.float64]) -> float:
+    """Otsu's threshold from a histogram."""
     from PIL import Image
 
-    low, high = float(smooth.min()), float(smooth.max())
-    if low == high:
-        return low
-    factor = np.float32(_OTSU_BINS / (high - low) * (1 - 2.0**-22))  # the brightest voxel, too, is in the last bin
-    bins = ((smooth - np.float32(low)) * factor).astype(np.uint8)
+    if edges[0] == edges[-1]:
+        return float(edges[0])
     counts = np.array(Image.fromarray(bins.reshape(len(bins), -1)).histogram())  # four times as fast as numpy counts
-    edges = np.linspace(low, high, _OTSU_BINS + 1)
     return float(threshold_otsu(hist=(counts, (edges[:-1] + edges[1:]) / 2)))
 
 

@@ -9,6 +9,7 @@ FloatArray = npt.NDArray[np.float32]
 
 _SAMPLE = 4096
 _MARGIN = 64
+_BACKGROUND = 16
 
 
 def percentile(values: FloatArray, q: float) -> float:
@@ -26,7 +27,7 @@ def percentile(values: FloatArray, q: float) -> float:
     second = min(first + 1, flat.size - 1)
     if q < 50:
         lowest = flat.min()
-        if np.count_nonzero(flat == lowest) > second:  # a background of one value
+        if np.count_nonzero(flat[: _BACKGROUND * second] == lowest) > second:  # a background of one value
             return float(lowest)
         tail, smaller = _low_tail(flat, rank)
     else:
