@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import scipy.sparse
@@ -19,6 +19,7 @@ _LARGEST_SIZE = 1024
 _SIZE_STEP = 4
 
 
+@lru_cache
 def resampling_matrix(n_in: int, n_out: int, ratio: float, offset: float) -> scipy.sparse.csr_array:
     """Linear resampling along one axis, antialiased when it shrinks.
 
@@ -119,10 +120,11 @@ class SliceGrid:
         Returns:
             float32 (S, size, size) in [-1, 1].
         """
-        scaled = scale.apply(volume.data[:, :, kept])
+        scaled = np.stack([scale.apply(volume.data[:, :, z].T) for z in kept]).T
         if head is not None:
             scaled[~head[:, :, kept]] = BACKGROUND
-        return np.clip(self.to_slices(scaled, BACKGROUND), -1, 1)
+        slices = self.to_slices(scaled, BACKGROUND)
+        return np.clip(slices, -1, 1, out=slices)
 
     def to_slices(self, data: FloatArray, background: float) -> FloatArray:
         """Resample a volume.
@@ -193,7 +195,7 @@ class SliceGrid:
 
     def _extent(self, mask: BoolArray) -> tuple[tuple[int, int], tuple[int, int]]:
         """First and last voxel of the mask along X, and along Y counted from the front."""
-        plane = mask.any(axis=2)
+        plane: BoolArray = np.logical_or.reduce(mask, axis=2)
         columns = np.flatnonzero(plane.any(axis=1))
         rows = np.flatnonzero(np.flip(plane.any(axis=0)))
         return (int(columns[0]), int(columns[-1])), (int(rows[0]), int(rows[-1]))
@@ -216,5 +218,6 @@ def _resample(
     across = columns @ down.reshape(width, -1)
     resampled = across.reshape(columns.shape[0], depth, rows.shape[0]).transpose(1, 2, 0)
     covered = np.outer(rows.sum(axis=1), columns.sum(axis=1))
-    filled: FloatArray = resampled + (np.float32(background) * (1 - covered)).astype(np.float32)
-    return np.ascontiguousarray(filled)
+    filled: FloatArray = np.ascontiguousarray(resampled)
+    filled += (np.float32(background) * (1 - covered)).astype(np.float32)
+    return filled

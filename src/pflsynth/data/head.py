@@ -20,22 +20,20 @@ ByteArray = npt.NDArray[np.uint8]
 LOW_PERCENTILE = 0.5
 HIGH_PERCENTILE = 99.5
 
-_SMOOTHING_VOXELS = 1.0
-_SMOOTHING_REACH = 4
 _BLOCK_VOXELS = 2**18
 _OTSU_FRACTION = 0.5
 _BINS = 256
-_EDGE = 32
+_OUTLINE = 32
 
 
 @dataclass(frozen=True)
 class _Detail:
-    """How finely the head is looked for.
+    """Smoothing and closing in pixels of an axial slice, which are voxels or boxes of 2 x 2 voxels.
 
     Attributes:
-        smoothing: standard deviation of the Gaussian, in voxels.
-        reach: voxels to each side that the Gaussian sees.
-        disk: of the closing; voxels to each side in its middle row, and in each row further out.
+        smoothing: standard deviation of the Gaussian, in pixels.
+        reach: pixels to each side that the Gaussian sees.
+        disk: of the closing; pixels to each side in its middle row, and in each row further out.
     """
 
     smoothing: float
@@ -79,35 +77,38 @@ def head_mask(data: FloatArray) -> BoolArray:
 
 def _boxes(data: FloatArray) -> FloatArray:
     """Sums over boxes of 2 x 2 voxels of each axial slice of (X, Y, Z); a last odd row or column is left out."""
-    x, y, _ = data.shape
-    planes = data.T[:, : y // 2 * 2, : x // 2 * 2]
-    rows = planes[:, 0::2] + planes[:, 1::2]
-    return (rows[:, :, 0::2] + rows[:, :, 1::2]).T
+    width, height, depth = data.shape[0] // 2, data.shape[1] // 2, data.shape[2]
+    boxes = np.empty((depth, height, width), np.float32)
+    for plane, sums in zip(data.T[:, : 2 * height, : 2 * width], boxes, strict=True):
+        rows = plane[0::2] + plane[1::2]
+        np.add(rows[:, 0::2], rows[:, 1::2], out=sums)
+    return boxes.T
 
 
 def _drawn(boxes: BoolArray, bins: ByteArray, edge: int, shape: tuple[int, ...]) -> BoolArray:
-    """The mask of boxes (Z, Y, X) on the voxels; its outline runs where the brightness between boxes is that of a bin.
+    """The mask of boxes (Z, Y, X) on the voxels (``shape``); the outline between boxes is where ``edge`` is reached.
 
-    The bins around it become 64 levels, so that a byte holds what is added up.
+    The bins around this one become 64 levels, 32 and more inside, so that a byte holds what is added up.
     """
-    levels = np.clip(bins, max(edge - _EDGE, 0), min(edge + _EDGE, _BINS) - 1)
-    levels += np.uint8((_EDGE - edge) % _BINS)
-    levels = np.where(boxes, np.maximum(levels, _EDGE), np.minimum(levels, _EDGE - 1))
-    return _doubled(_doubled(levels, 2, shape[2]), 1, shape[1]) >= _EDGE
+    levels = np.clip(bins, max(edge - _OUTLINE, 0), min(edge + _OUTLINE, _BINS) - 1)
+    levels += np.uint8((_OUTLINE - edge) % _BINS)
+    least = boxes * np.uint8(_OUTLINE)
+    levels = np.maximum(np.minimum(levels, least + np.uint8(_OUTLINE - 1)), least)
+    across = _doubled(levels, 2, shape[2]) // np.uint8(4)
+    return _doubled(across, 1, shape[1]) >= 4 * _OUTLINE
 
 
 def _doubled(levels: ByteArray, axis: int, length: int) -> ByteArray:
-    """Twice as many values along an axis, linear between their middles; a last odd one is as the one before."""
+    """Four times the levels at twice as many places along an axis, linear between; a last odd one is as that before."""
     boxes = np.moveaxis(levels, axis, 0)
     count = len(boxes)
     voxels = np.empty((*levels.shape[:axis], length, *levels.shape[axis + 1 :]), np.uint8)
     lines = np.moveaxis(voxels, axis, 0)
     thrice = 3 * boxes
     lines[0] = 4 * boxes[0]
-    lines[2 : 2 * count : 2] = thrice[1:] + boxes[:-1]
-    lines[1 : 2 * count - 1 : 2] = thrice[:-1] + boxes[1:]
+    np.add(thrice[1:], boxes[:-1], out=lines[2 : 2 * count : 2])
+    np.add(thrice[:-1], boxes[1:], out=lines[1 : 2 * count - 1 : 2])
     lines[2 * count - 1 :] = 4 * boxes[-1]
-    voxels >>= 2
     return voxels
 
 

@@ -15,7 +15,8 @@ _BACKGROUND = 16
 def percentile(values: FloatArray, q: float) -> float:
     """The q-th percentile, interpolated linearly: what ``np.percentile`` gives for float64.
 
-    A thin sample bounds the values in question; only what lies beyond that bound is put in order.
+    A thin sample bounds the values in question; only what lies beyond that bound is put in order. A background of one
+    value is most often seen in the first of the values.
 
     Args:
         values: any shape, not empty, without NaN.
@@ -27,7 +28,7 @@ def percentile(values: FloatArray, q: float) -> float:
     second = min(first + 1, flat.size - 1)
     if q < 50:
         lowest = flat.min()
-        if np.count_nonzero(flat[: _BACKGROUND * second] == lowest) > second:  # a background of one value
+        if np.count_nonzero(flat[: _BACKGROUND * second] == lowest) > second:
             return float(lowest)
         tail, smaller = _low_tail(flat, rank)
     else:

@@ -149,10 +149,11 @@ def _values(nifti: Nifti) -> FloatArray:
 
 def _check_values(data: FloatArray, nifti: Nifti, place: str) -> None:
     """Fill NaN rims, and refuse what cannot be an image."""
-    low, high = float(data.min()), float(data.max())
+    whole_numbers = nifti.header.dtype.kind in "iu" and (nifti.header.slope, nifti.header.inter) == (1, 0)
+    low, high = _range(nifti.stored if whole_numbers else data)
     if np.isnan(low):
         _fill_rim(data)
-        low, high = float(data.min()), float(data.max())
+        low, high = _range(data)
     scaling = f"scl_slope {nifti.header.slope:g}, scl_inter {nifti.header.inter:g}"
     if not (np.isfinite(low) and np.isfinite(high)):
         nan, infinite = int(np.isnan(data).sum()), int(np.isinf(data).sum())
@@ -167,6 +168,11 @@ def _check_values(data: FloatArray, nifti: Nifti, place: str) -> None:
             f"{place}: its values go from {low:g} to {high:g} ({nifti.header.dtype.name} values, {scaling}), which no "
             "scanner gives; export it again"
         )
+
+
+def _range(values: npt.NDArray[Any]) -> tuple[float, float]:
+    """The lowest and the highest value, as float32 tells them."""
+    return float(np.float32(values.min())), float(np.float32(values.max()))
 
 
 def _fill_rim(data: FloatArray) -> None:
