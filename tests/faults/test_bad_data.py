@@ -289,3 +289,15 @@ def test_a_kill_while_the_old_folder_is_replaced_loses_nothing(tmp_path: Path) -
         prepare_site(federation(tmp_path), "here", out, force=True)
     assert tree(out) == before
     assert strangers(out.parent) == ["here"]
+
+
+def test_a_file_spoiled_between_measuring_and_writing_is_told_of(tmp_path: Path) -> None:
+    site = write_site(tmp_path / "here", 4)
+
+    def spoil(done: int, total: int) -> None:
+        if done == total:
+            image_path(site, "sub-02", "T2w").write_text("no image")
+
+    with pytest.raises(DataError, match=r"sub-02, contrast T2w: .*not a NIfTI file"):
+        prepare_site(federation(tmp_path, intensity={"normalizer": "mean"}), "here", tmp_path / "out", progress=spoil)
+    assert not (tmp_path / "out").exists()

@@ -11,8 +11,10 @@ import pytest
 from scipy import ndimage
 
 from pflsynth.config import RegistrationConfig
+from pflsynth.data import align
 from pflsynth.data.align import align_volumes, reference_contrast
-from pflsynth.data.volumes import Volume
+from pflsynth.data.alignment import Alignment
+from pflsynth.data.volumes import BoolArray, Volume
 from pflsynth.errors import DataError
 
 SHAPE = (60, 70, 24)
@@ -101,3 +103,19 @@ def test_without_simpleitk_the_error_says_what_to_install(monkeypatch: pytest.Mo
     assert len(aligned) == 2
     with pytest.raises(DataError, match=r"pip install \"pflsynth\[imaging\]\""):
         align_volumes({"T1w": volume("T1w"), "T2w": volume("T2w", (3, 0, 0))}, RIGID, "here")
+
+
+def test_a_registration_that_makes_it_worse_is_not_used_and_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = align.measure_alignment, []
+
+    def worse_and_worse(fixed: Volume, moving: Volume, mask: BoolArray) -> Alignment:
+        calls.append(moving)
+        return replace(real(fixed, moving, mask), nmi=2 - 0.1 * len(calls))
+
+    monkeypatch.setattr(align, "measure_alignment", worse_and_worse)
+    volumes = {"T1w": volume("T1w"), "T2w": volume("T2w", (3, 0, 0))}
+    aligned, placements = align_volumes(volumes, RIGID, "here")
+    assert len(calls) == 3  # as it lies, registered, and shifted alone
+    assert aligned["T2w"] is volumes["T2w"]
+    assert (placements["T2w"].step, placements["T2w"].doubtful) == ("untouched", True)
+    assert placements["T2w"].reason.endswith("no registration made it better: look at it")

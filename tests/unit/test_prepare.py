@@ -17,7 +17,7 @@ from pflsynth.data.manifest import load_manifest
 from pflsynth.data.normalizers import NORMALIZERS, measure_volume
 from pflsynth.data.plan import plan_site
 from pflsynth.data.prepare import prepare_site
-from pflsynth.data.scaling import fit_scale
+from pflsynth.data.scaling import Scale, find_head
 from pflsynth.data.slices import SliceStore
 from pflsynth.data.volumes import load_volume
 from pflsynth.errors import DataError, UsageError
@@ -37,7 +37,8 @@ def test_slices_scale_mask_and_manifest_are_what_the_pieces_give(tmp_path: Path)
     for entry in store.manifest.subjects:
         paths = {contrast: image_path(site, entry.name, contrast) for contrast in ("T1w", "T2w")}
         volumes = {contrast: load_volume(path, "") for contrast, path in paths.items()}
-        fits = {contrast: fit_scale(volume.data, "") for contrast, volume in volumes.items()}
+        heads = {contrast: find_head(volume.data, "") for contrast, volume in volumes.items()}
+        fits = {contrast: (Scale.linear(own.low, own.high), own.mask) for contrast, own in heads.items()}
         grid = SliceGrid(SHAPE, (1, 1), 32, None)
         mask = fits["T1w"][1] | fits["T2w"][1]
         assert entry.slices == choose_slices(mask, 0.3, 0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pflsynth.data.head import head_mask
-from pflsynth.data.scaling import Scale, fit_scale
+from pflsynth.data.scaling import Scale, find_head
 from pflsynth.errors import DataError
 from tests.data_builders import head
 
@@ -39,11 +39,12 @@ def test_percentiles_of_a_skull_stripped_volume_by_hand() -> None:
     # Background 0; the head is a box of the values 501..1500, each as often, so its 99.5th percentile is near 1495.
     data = np.zeros((40, 40, 4), np.float32)
     data[10:35, 10:30, :] = 500 + np.tile(np.arange(1, 1001), 2).reshape(25, 20, 4)
-    scale, mask = fit_scale(data, "x")
-    assert scale.values[0] == 0
+    found = find_head(data, "x")
+    mask = found.mask
+    assert found.low == 0
     assert overlap(mask, data > 0) > 0.92  # a box of 25 x 20: one voxel of blur around it
-    assert scale.values[1] == np.percentile(data[mask], 99.5)
-    assert scale.values[1] == pytest.approx(1495, abs=2)
+    assert found.high == np.percentile(data[mask], 99.5)
+    assert found.high == pytest.approx(1495, abs=2)
 
 
 @pytest.mark.parametrize("noise", [0.0, 3.0, 10.0])
@@ -87,18 +88,18 @@ def test_a_few_very_bright_voxels_do_not_move_the_scale() -> None:
     data = head((48, 56, 8)).astype(np.float32)
     spiked = data.copy()
     spiked[24, 28, 4] = 1e6
-    assert fit_scale(spiked, "x")[0].values[1] == pytest.approx(fit_scale(data, "x")[0].values[1], rel=0.02)
+    assert find_head(spiked, "x").high == pytest.approx(find_head(data, "x").high, rel=0.02)
 
 
 def test_a_background_that_is_not_dark_is_refused() -> None:
     inside = ball()
     z_scored = np.where(inside, np.random.default_rng(0).normal(0, 1, inside.shape), 0).astype(np.float32)
     with pytest.raises(DataError, match=r"site a: the background \(0\) is not dark.*z-scored"):
-        fit_scale(z_scored, "site a")
+        find_head(z_scored, "site a")
 
 
 def test_same_input_same_numbers() -> None:
     data = head(noise=3).astype(np.float32)
-    one, two = fit_scale(data, "x"), fit_scale(data.copy(), "x")
-    assert one[0] == two[0]
-    assert np.array_equal(one[1], two[1])
+    one, two = find_head(data, "x"), find_head(data.copy(), "x")
+    assert (one.low, one.high) == (two.low, two.high)
+    assert np.array_equal(one.mask, two.mask)

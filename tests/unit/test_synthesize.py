@@ -16,7 +16,7 @@ from pflsynth.data.grid import SliceGrid
 from pflsynth.data.manifest import ContrastIntensity, SiteIntensity
 from pflsynth.data.normalizers import NORMALIZERS
 from pflsynth.data.prepare import prepare_site
-from pflsynth.data.scaling import fit_scale
+from pflsynth.data.scaling import Scale, find_head
 from pflsynth.data.slices import SliceStore
 from pflsynth.data.volumes import load_volume
 from pflsynth.errors import DataError, UsageError
@@ -150,7 +150,8 @@ def test_the_output_keeps_grid_orientation_and_units(tmp_path: Path, codes: str,
 
 def test_values_are_the_networks_in_the_sites_typical_units(model: PersonalisedModel, source: Path) -> None:
     volume = load_volume(source, "")
-    scale, mask = fit_scale(volume.data, "")
+    own = find_head(volume.data, "")
+    scale, mask = Scale.linear(own.low, own.high), own.mask
     made = synthesize_volume(volume, model, TASK)
     grid = SliceGrid.of(volume, model.config.image)
     shown = np.flatnonzero(mask.any(axis=(0, 1)))
@@ -166,7 +167,7 @@ def test_values_are_the_networks_in_the_sites_typical_units(model: PersonalisedM
 def test_every_slice_of_the_head_is_written_and_background_outside(tmp_path: Path, source: Path) -> None:
     model = new_model(tmp_path, slices={"maximum": 1})  # of which training would see one
     made = synthesize_volume(load_volume(source, ""), model, TASK)
-    mask = fit_scale(load_volume(source, "").data, "")[1]
+    mask = find_head(load_volume(source, "").data, "").mask
     assert made.shape == mask.shape
     assert mask.any(axis=(0, 1)).sum() >= 4
     for z in range(mask.shape[2]):

@@ -159,6 +159,7 @@ def _registered(found: Registration, reason: str) -> Placement:
         iterations=found.iterations,
         converged=found.converged,
         stop=found.stop,
+        doubtful=not found.converged,
     )
 
 

@@ -19,7 +19,6 @@ from pflsynth.data.signal import FloatArray
 from pflsynth.errors import DataError
 
 HEALTHY_TISSUES = ("wm", "gm", "csf")
-LESION_TISSUES = ("core", "necrosis", "oedema")
 
 #: Knot spacing (mm) and largest absolute coefficient (mm) of the two B-spline lattices of the deformation. A cubic
 #: B-spline displacement cannot fold while coefficient / spacing < 0.403 (Choi & Lee, 2000); the ratios sum to 0.39.

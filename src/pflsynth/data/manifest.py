@@ -35,6 +35,8 @@ class Placement(_Record):
     converged: bool | None = None
     stop: str | None = None
     """why the optimizer stopped"""
+    doubtful: bool = False
+    """whether a person should look: misaligned and not mended, or the optimizer did not converge"""
 
 
 class VolumeRecord(_Record):

@@ -110,7 +110,9 @@ def prepare_site(
         references = {name: own.reference for name, own in intensity.contrasts.items()}
         if NORMALIZERS[intensity.normalizer].fit is not None:
             jobs = _jobs(config, site, scan, workspace, references, finished)
-            finished = _results(each(do_subject, jobs, config.workers), len(jobs), progress)[0]
+            finished, changed = _results(each(do_subject, jobs, config.workers), len(jobs), progress)
+            if changed:  # a file was spoiled since it was measured
+                raise _bad_subjects(site, changed)
         subjects = tuple(_prepared(finished[name], splits) for name in sorted(finished))
         manifest = Manifest(
             pflsynth=pflsynth.__version__,
@@ -119,7 +121,7 @@ def prepare_site(
             tasks=config.sites[site].tasks,
             split_source="fractions" if scan.explicit is None else "splits.json",
             splits_sha256=_splits_sha256(config, site, scan),
-            notes=(*notes, *scan.notes),
+            notes=(*notes, *_doubts(subjects), *scan.notes),
             # The manifest tells nothing of where the data lies on this machine.
             skipped={name: bad[name].replace(f"{config.data_folder(site)}{os.sep}", "") for name in sorted(bad)},
             intensity=intensity,
@@ -238,6 +240,16 @@ def _prepared(done: FinishedSubject, splits: Mapping[str, SplitName]) -> Prepare
         sha256=done.stored.sha256,
         bytes=done.stored.bytes,
     )
+
+
+def _doubts(subjects: Sequence[PreparedSubject]) -> list[str]:
+    return [
+        f"subject {subject.name}, contrast {contrast}: {volume.placement.reason}"
+        + (f"; registration did not converge: {volume.placement.stop}" if volume.placement.stop else "")
+        for subject in subjects
+        for contrast, volume in subject.contrasts.items()
+        if volume.placement.doubtful
+    ]
 
 
 def _splits_sha256(config: FederationConfig, site: str, scan: SiteScan) -> str | None:

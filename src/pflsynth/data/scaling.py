@@ -93,15 +93,6 @@ def find_head(data: FloatArray, where: str) -> Head:
     return Head(mask, low, high)
 
 
-def fit_scale(data: FloatArray, where: str) -> tuple[Scale, BoolArray]:
-    """The robust scale of a whole volume, from its background to its brightest tissue, and its head mask.
-
-    Args, errors: those of :func:`find_head`.
-    """
-    head = find_head(data, where)
-    return Scale.linear(head.low, head.high), head.mask
-
-
 def _interpolated(data: npt.NDArray[Any], values: tuple[float, ...], levels: tuple[float, ...]) -> FloatArray:
     """``levels`` at ``data``, linear between ``values``, constant beyond them."""
     if len(values) > 2:

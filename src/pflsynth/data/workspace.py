@@ -109,11 +109,6 @@ class Workspace:
         replace_folder(self.slices, self.out)
         shutil.rmtree(self.records)
 
-    def discard(self) -> None:
-        """Throw the work away, if no process holds it."""
-        shutil.rmtree(self.slices, ignore_errors=True)
-        shutil.rmtree(self.records, ignore_errors=True)
-
     def _is_of(self, key: str) -> bool:
         path = self.records / KEY_NAME
         return path.is_file() and path.read_bytes() == key.encode()
