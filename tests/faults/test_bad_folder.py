@@ -7,13 +7,16 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 
 from pflsynth.data.manifest import load_manifest
 from pflsynth.data.prepare import prepare_site
+from pflsynth.data.slices import SliceStore
 from pflsynth.errors import DataError
 from pflsynth.quality.site import check_site
-from tests.data_builders import federation, head, image_path, tissue, tree, write_nifti, write_site
+from tests.data_builders import AFFINE, SHAPE, federation, head, image_path, tissue, tree, write_nifti, write_site
 
 from .test_bad_volumes import REFUSED
 
@@ -67,6 +70,70 @@ def test_the_good_subjects_are_what_they_are_without_the_bad(folder: Path, tmp_p
     prepare_site(federation(tmp_path), "here", tmp_path / "clean")
     clean = {name: data for name, data in tree(tmp_path / "clean").items() if name.endswith(".safetensors")}
     assert {name: data for name, data in tree(folder / "out").items() if name in clean} == clean
+
+
+def oblique() -> np.ndarray:
+    turn = nibabel.eulerangles.euler2mat(0.3, 0.2, -0.1)
+    return nibabel.affines.from_matvec(turn, (5, -9, 30)) @ AFFINE
+
+
+def rimmed(data: np.ndarray) -> np.ndarray:
+    rim = np.full_like(data, np.nan)
+    rim[2:-2, 2:-2] = data[2:-2, 2:-2]
+    return rim
+
+
+ODD_BUT_GOOD: dict[str, Callable[[np.ndarray], nibabel.Nifti1Image]] = {
+    "one frame": lambda data: nibabel.Nifti1Image(data[..., None], AFFINE),
+    "oblique": lambda data: nibabel.Nifti1Image(data, oblique()),
+    "a rim of NaN": lambda data: nibabel.Nifti1Image(rimmed(data), AFFINE),
+    "one slice": lambda data: nibabel.Nifti1Image(data[:, :, 3:4], AFFINE),
+    "another byte order": lambda data: nibabel.Nifti1Image(data, AFFINE, nibabel.Nifti1Header(endianness=">")),
+    "NIfTI-2": lambda data: nibabel.Nifti2Image(data, AFFINE),
+    "doubles": lambda data: nibabel.Nifti1Image(data.astype(np.float64), AFFINE),
+    "stored head first": lambda data: nibabel.Nifti1Image(data[:, :, ::-1], AFFINE @ np.diag([1, 1, -1, 1])),
+}
+
+
+def test_odd_files_that_are_good_are_prepared(tmp_path: Path) -> None:
+    for number, make in enumerate(ODD_BUT_GOOD.values(), start=1):
+        name = f"sub-{number:02d}"
+        for place, contrast in enumerate(("T1w", "T2w")):
+            path = image_path(tmp_path / "here", name, contrast)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            data = (head(bright=200 + 50 * place) * tissue(number, place)).astype(np.float32)
+            nibabel.save(make(data), path)
+    report = prepare_site(federation(tmp_path), "here", tmp_path / "out")
+    assert sum(map(len, report.subjects.values())) == len(ODD_BUT_GOOD)
+    store = SliceStore(tmp_path / "out")
+    slices = {
+        name: len(store.slices(own.name, "T1w"))
+        for name, own in zip(ODD_BUT_GOOD, store.manifest.subjects, strict=True)
+    }
+    assert slices.pop("one slice") == 1
+    assert set(slices.values()) == {4}
+
+
+def test_an_empty_brain_mask_and_an_image_without_a_head(tmp_path: Path) -> None:
+    site = write_site(tmp_path / "here", 6)
+    for number in range(1, 7):
+        brain = head() > 0 if number != 2 else np.zeros(SHAPE)
+        write_nifti(image_path(site, f"sub-{number:02d}", "mask"), brain, dtype=np.uint8)
+    far = AFFINE.copy()
+    far[0, 3] = 500
+    write_nifti(image_path(site, "sub-03", "mask"), head() > 0, far, dtype=np.uint8)
+    bright = np.where(head() > 0, 0.0, 100.0)
+    write_nifti(image_path(site, "sub-04", "T1w"), bright)
+    config = federation(tmp_path)
+    config = config.model_copy(update={"sites": {"here": config.sites["here"].model_copy(update={"brain_mask": True})}})
+    report = prepare_site(config, "here", tmp_path / "out", skip_bad=True)
+    assert list(report.skipped) == ["sub-02", "sub-03", "sub-04"]
+    assert "sub-02, brain mask: " in report.skipped["sub-02"]
+    assert "every voxel is 0" in report.skipped["sub-02"]
+    assert "the brain mask" in report.skipped["sub-03"]
+    assert "is empty where the image is; check its affine" in report.skipped["sub-03"]
+    assert "the background (100) is not dark" in report.skipped["sub-04"]
+    assert [own.name for own in load_manifest(tmp_path / "out").subjects] == ["sub-01", "sub-05", "sub-06"]
 
 
 def as_someone_else(work: Callable[[], object]) -> None:

@@ -131,9 +131,8 @@ def _checked(reference: Volume, volume: Volume, transform: Literal["rigid", "aff
     moved = f"{before.best_nmi:.4f} when moved by {shift} mm" if before.gain > SHIFT_GAIN else "higher when turned"
     seen = f"NMI {before.nmi:.4f}, {moved}"
     if after[best] <= before.nmi:
-        return Placement(
-            step="untouched", reason=f"misaligned ({seen}), but no registration made it better: look at it"
-        )
+        reason = f"misaligned ({seen}), but no registration made it better: look at it"
+        return Placement(step="untouched", reason=reason, doubtful=True)
     reason = f"misaligned ({seen}); NMI {after[best]:.4f} after {best}"
     if best == "registration":
         return _registered(found, reason)
