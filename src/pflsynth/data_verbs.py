@@ -54,8 +54,8 @@ def check(
         show_check(terminal, own, everything)
     for finding in between:
         terminal.finding(finding.level, finding.text)
-    wrong = sum(own.count("wrong") for own in checks) + len(between)
-    suspicious = sum(own.count("suspicious") for own in checks)
+    every = [*between, *(finding for own in checks for finding in own.every_finding)]
+    wrong, suspicious = (sum(own.level == level for own in every) for level in ("wrong", "suspicious"))
     if html is not None:
         write_page(html, f"{loaded.federation.name}: data check", [own.page() for own in checks])
         terminal.say(f"page: {html}")

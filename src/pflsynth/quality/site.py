@@ -41,10 +41,6 @@ class SiteCheck:
         """Those of the site, then those of its subjects."""
         return (*self.findings, *(finding for subject in self.subjects for finding in subject.findings))
 
-    def count(self, level: Level) -> int:
-        """Number of findings of a level."""
-        return sum(finding.level == level for finding in self.every_finding)
-
     def page(self) -> SitePage:
         """The site's part of the HTML page."""
         strips = tuple(
@@ -92,19 +88,25 @@ def check_site(
 
 
 def copies_between(checks: Sequence[SiteCheck]) -> list[Finding]:
-    """Images that two sites on this machine have in common."""
+    """Images that two sites on this machine have in common, exactly or nearly."""
     findings = []
-    seen: dict[str, tuple[str, str, str]] = {}
-    for check in checks:
-        for own in check.subjects:
-            for contrast, mark in own.signatures.items():
-                site, name, other = seen.setdefault(mark.sha256, (check.site, own.subject.name, contrast))
-                if site != check.site:
-                    text = (
-                        f"site {check.site}, subject {own.subject.name}, contrast {contrast}: is the same image as "
-                        f"site {site}, subject {name}, contrast {other}; remove it from one of the sites"
-                    )
-                    findings.append(Finding("wrong", "duplicate", text, own.subject.name, (contrast,)))
+    marks = {
+        (f"{check.site}, subject {own.subject.name}", contrast): mark
+        for check in checks
+        for own in check.subjects
+        for contrast, mark in own.signatures.items()
+    }
+    for twin in find_twins(marks) if len(checks) > 1 else ():
+        one, other = (f"site {place}, contrast {contrast}" for place, contrast in (twin.one, twin.other))
+        site, name = twin.other[0].split(", subject ")
+        if twin.one[0].split(",")[0] == site:
+            continue
+        level: Level = "wrong" if twin.identical else "suspicious"
+        what = (
+            "is the same image as" if twin.identical else f"is nearly the same image (similarity {twin.similarity}) as"
+        )
+        text = f"{other}: {what} {one}; remove it from one of the sites"
+        findings.append(Finding(level, "duplicate", text, name, (twin.other[1],)))
     return findings
 
 
