@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -14,7 +15,7 @@ from pflsynth import training
 from pflsynth.canonical import differences
 from pflsynth.config import FederationConfig, SplitName
 from pflsynth.data.slices import SliceStore
-from pflsynth.errors import ModelError, UsageError
+from pflsynth.errors import DataError, ModelError, UsageError
 from pflsynth.evaluation.comparison import Comparison, open_comparison
 from pflsynth.evaluation.comparison_files import FORMAT, ComparisonRecord, Cost, base_agreement, read_record
 from pflsynth.evaluation.evaluate import Score, evaluate_run, write_scores
@@ -25,6 +26,7 @@ from pflsynth.federation.rounds import RoundObserver
 from pflsynth.files import write_atomic, write_json
 from pflsynth.report.html import write_report
 from pflsynth.runs import RunDirectory
+from pflsynth.workers import each
 
 GROUPS: Mapping[str, tuple[str, ...]] = {"paper": PAPER, "all": tuple(METHODS)}
 """Names that stand for several methods."""
@@ -111,6 +113,31 @@ def plan(
     return planned
 
 
+@dataclass(frozen=True)
+class _Job:
+    """One run of a comparison: the ``number``-th of ``runs``."""
+
+    planned: Plan
+    method: str
+    seed: int
+    prepared: Path
+    out: Path
+    number: int
+    runs: int
+    observer: ComparisonObserver
+
+
+def _do(job: _Job) -> float:
+    """Train and evaluate one run, as far as it is not done; returns the seconds of its rounds."""
+    planned, folder = job.planned, run_folder(job.out, job.method, job.seed)
+    config = planned.config(job.method, job.seed)
+    _train(config, job.prepared, folder, job.observer.on_run(job.method, job.seed, job.number, job.runs, config.rounds))
+    _evaluate(folder, planned.split)
+    if planned.held_out is not None:
+        held_out_scores(folder, SliceStore(job.prepared / planned.held_out), planned.split, planned.fit_rounds)
+    return math.fsum(line["seconds"] for line in RunDirectory(folder).records("timings.jsonl"))
+
+
 def compare(planned: Plan, prepared: Path, out: Path, observer: ComparisonObserver) -> Comparison:
     """Train and evaluate every method with every seed, as far as it is not done, then write tables and report.
 
@@ -118,7 +145,7 @@ def compare(planned: Plan, prepared: Path, out: Path, observer: ComparisonObserv
         planned: by :func:`plan`.
         prepared: folder with the prepared data of every site.
         out: folder of the comparison; one that was stopped is gone on with.
-        observer: hears of the progress.
+        observer: hears of the progress; with several ``workers`` each run has a copy of it in a process of its own.
 
     Raises:
         ModelError: if ``out`` holds a comparison under another agreement, or damaged runs.
@@ -138,15 +165,15 @@ def compare(planned: Plan, prepared: Path, out: Path, observer: ComparisonObserv
     out.mkdir(parents=True, exist_ok=True)
     _write(out, record)
     runs = [(method, seed) for seed in planned.seeds for method in planned.methods]
+    jobs = {
+        f"{method}, seed {seed}": _Job(planned, method, seed, prepared, out, number, len(runs), observer)
+        for number, (method, seed) in enumerate(runs, 1)
+    }
     seconds: dict[str, dict[int, float]] = {method: {} for method in planned.methods}
-    for number, (method, seed) in enumerate(runs, 1):
-        config, folder = planned.config(method, seed), run_folder(out, method, seed)
-        _train(config, prepared, folder, observer.on_run(method, seed, number, len(runs), config.rounds))
-        _evaluate(folder, planned.split)
-        if planned.held_out is not None:
-            store = SliceStore(prepared / planned.held_out)
-            held_out_scores(folder, store, planned.split, planned.fit_rounds)
-        seconds[method][seed] = sum(line["seconds"] for line in RunDirectory(folder).records("timings.jsonl"))
+    for name, taken in each(_do, jobs, planned.base.workers):
+        if isinstance(taken, DataError):
+            raise taken
+        seconds[jobs[name].method][jobs[name].seed] = taken
     costs = {method: _cost(planned.config(method, planned.seeds[0]), prepared, seconds[method]) for method in seconds}
     notes = {method: note for method in planned.methods if (note := _note(planned.config(method, planned.seeds[0])))}
     _write(out, record.model_copy(update={"costs": costs, "notes": notes}))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -70,7 +70,8 @@ def compare(
     terminal.say(f"{len(names)} methods × {len(numbers)} seeds, each {base.rounds} rounds of {epochs} epoch(s)")
     try:
         with terminal.progress() as bar:
-            comparison = comparing.compare(planned, data, folder, _Progress(terminal, bar))
+            observer = _Progress(terminal, bar) if base.workers == 1 else _Lines(as_json)
+            comparison = comparing.compare(planned, data, folder, observer)
     except KeyboardInterrupt:
         terminal.say("stopped; give the same command again to go on")
         raise
@@ -113,6 +114,23 @@ class _Progress:
         progress = TrainingProgress(self._terminal, self._bar, rounds)
         self._shown = [task for task in self._bar.task_ids if task not in before]
         return progress
+
+
+@dataclass(frozen=True)
+class _Lines:
+    """Lines that name their run, for runs side by side."""
+
+    as_json: bool
+
+    def on_run(self, method: str, seed: int, number: int, runs: int, rounds: int) -> RoundObserver:
+        """Say which run begins."""
+        from rich.progress import Progress
+
+        from pflsynth.console import Terminal, TrainingProgress
+
+        terminal = Terminal(self.as_json)
+        terminal.say(f"run {number}/{runs}: {method}, seed {seed}")
+        return TrainingProgress(terminal, Progress(disable=True), rounds, f"{method}, seed {seed}: ")
 
 
 def _prepared(terminal: Terminal, config: FederationConfig, folder: Path) -> Path:

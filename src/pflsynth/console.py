@@ -80,8 +80,9 @@ class Terminal:
 class TrainingProgress:
     """Draws a bar over rounds and one over the steps of the current site, and prints a line per round."""
 
-    def __init__(self, terminal: Terminal, bar: Progress, rounds: int):
-        self._terminal, self._bar, self._rounds = terminal, bar, rounds
+    def __init__(self, terminal: Terminal, bar: Progress, rounds: int, prefix: str = ""):
+        """Begin the bars; ``prefix`` stands before each line."""
+        self._terminal, self._bar, self._rounds, self._prefix = terminal, bar, rounds, prefix
         self._round_bar = bar.add_task("rounds", total=rounds)
         self._site_bar: TaskID = bar.add_task("site", total=None)
 
@@ -102,13 +103,13 @@ class TrainingProgress:
         for site, losses in record["losses"].items():
             values = [value for name, value in losses.items() if name.startswith("l1/")]
             parts.append(f"{site} {sum(values) / len(values):.3f}")
-        self._terminal.say(f"round {number:>3}/{self._rounds}  mean L1: {'  '.join(parts)}")
+        self._terminal.say(f"{self._prefix}round {number:>3}/{self._rounds}  mean L1: {'  '.join(parts)}")
         for reason in record["refused"].values():
-            self._terminal.finding("wrong", f"round {number}: refused: {reason}")
+            self._terminal.finding("wrong", f"{self._prefix}round {number}: refused: {reason}")
         if "validation_psnr" in record:
             scores = {site: score for site, score in record["validation_psnr"].items() if score is not None}
             texts = "  ".join(f"{site} {score:.2f} dB" for site, score in scores.items())
-            self._terminal.say(f"              validation PSNR within the mask: {texts}")
+            self._terminal.say(f"{self._prefix}              validation PSNR within the mask: {texts}")
 
 
 def score_table(summaries: Sequence[Summary], title: str) -> Table:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from typing import Generic, TypeVar
 
 from pflsynth.errors import DataError, PflsynthError
@@ -48,6 +48,10 @@ def each(
         raise PflsynthError(
             f"a worker process was ended, most likely for want of memory; set workers below {workers}"
         ) from None
+    except BaseException:  # Ctrl-C too: what runs may take hours, and whatever is cut short is done again
+        for process in active_children():
+            process.terminate()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

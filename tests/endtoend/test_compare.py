@@ -178,3 +178,29 @@ def test_data_is_prepared_if_it_is_not(tiny: Tiny, tmp_path: Path) -> None:
     assert (out / "prepared" / "north" / "manifest.json").read_bytes() == (
         tiny.prepared / "north" / "manifest.json"
     ).read_bytes()
+
+
+@pytest.mark.slow
+def test_runs_side_by_side_give_the_same_bytes(compared: tuple[Path, Ended], tiny: Tiny, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ("--methods", METHODS, "--seeds", "0,1", "--prepared", tiny.prepared, "--out", out, "--set", "workers=2")
+    process = start_pflsynth("compare", tiny.path, *words, *SMALL)
+    said, _ = process.communicate()
+    assert process.returncode == 0
+    assert bytes_of(out)["scores.csv"] == bytes_of(compared[0])["scores.csv"]
+    for number, method in enumerate(METHODS.split(","), 1):
+        assert f"run {number}/6: {method}, seed 0\n" in said
+        assert f"{method}, seed 0: round   2/2" in said
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_runs_side_by_side_at_once(compared: tuple[Path, Ended], tiny: Tiny, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ("--methods", METHODS, "--seeds", "0,1", "--prepared", tiny.prepared, "--out", out, "--set", "workers=2")
+    long = start_pflsynth("compare", tiny.path, *words, *SMALL, "--set", "rounds=100000")
+    while len(list(out.glob("runs/*/seed-0/shared/round-*1.safetensors"))) < 2 and long.poll() is None:
+        time.sleep(0.02)
+    long.send_signal(signal.SIGINT)  # to the main process alone: it ends the others
+    said, _ = long.communicate(timeout=30)
+    assert long.returncode == 130
+    assert "stopped; give the same command again to go on" in said
