@@ -70,7 +70,7 @@ def compare(
     terminal.say(f"{len(names)} methods × {len(numbers)} seeds, each {base.rounds} rounds of {epochs} epoch(s)")
     try:
         with terminal.progress() as bar:
-            observer = _Progress(terminal, bar) if base.workers == 1 else _Lines(as_json)
+            observer = _Progress(terminal, bar) if base.workers == 1 else RunLines(as_json)
             comparison = comparing.compare(planned, data, folder, observer)
     except KeyboardInterrupt:
         terminal.say("stopped; give the same command again to go on")
@@ -117,7 +117,7 @@ class _Progress:
 
 
 @dataclass(frozen=True)
-class _Lines:
+class RunLines:
     """Lines that name their run, for runs side by side."""
 
     as_json: bool
