@@ -153,12 +153,18 @@ def base_agreement(config: FederationConfig) -> dict[str, Any]:
 
 
 def make_costs(methods: Sequence[str], seeds: Sequence[int], config: FederationConfig) -> dict[str, Any]:
-    """What the methods cost: batches of 4, so 6 + 5 steps a round; megabytes of :data:`MEGABYTES`, or 1.0, a site."""
+    """What the methods cost: batches of 4, so 6 + 5 steps a round; megabytes of :data:`MEGABYTES`, or 1.0, a site.
+
+    A site receives as much as it sends; with fedmri also the updates of all sites.
+    """
+    megabytes = {method: MEGABYTES.get(method, 1.0) for method in methods}
+    passed_on = {method: len(config.participants) * (method == "fedmri") for method in methods}
     slices = {site: SLICES.get(site, 24) for site in config.participants}
     steps = {site: -(-count // config.training.batch_size) for site, count in slices.items()}
     return {
         method: {
-            "megabytes": dict.fromkeys(config.participants, MEGABYTES.get(method, 1.0)),
+            "megabytes": dict.fromkeys(config.participants, megabytes[method]),
+            "received": dict.fromkeys(config.participants, (1 + passed_on[method]) * megabytes[method]),
             "steps": steps,
             "slices": slices,
             "seconds": {str(seed): 6.0 + seed for seed in seeds},

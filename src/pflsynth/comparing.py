@@ -16,7 +16,8 @@ from pflsynth.config import FederationConfig, SplitName
 from pflsynth.data.slices import SliceStore
 from pflsynth.errors import ModelError, UsageError
 from pflsynth.evaluation.comparison import Comparison, open_comparison
-from pflsynth.evaluation.comparison_files import FORMAT, ComparisonRecord, Cost, base_agreement, read_record
+from pflsynth.evaluation.comparison_files import FORMAT, ComparisonRecord, base_agreement, read_record
+from pflsynth.evaluation.costs import Cost
 from pflsynth.evaluation.evaluate import Score, evaluate_run, write_scores
 from pflsynth.evaluation.held_out import HeldOutRow, held_out_scores, summarize_held_out
 from pflsynth.evaluation.tables import write_tables
@@ -241,6 +242,7 @@ def _cost(config: FederationConfig, prepared: Path, seconds: Mapping[int, float]
     sites = training.sites_of(config, stores, Path())
     return Cost(
         megabytes={site.name: method.sent_megabytes(config, site.name) for site in sites},
+        received={site.name: method.received_megabytes(config, site.name) for site in sites},
         steps={site.name: site.steps_per_round for site in sites},
         slices={site.name: site.slices for site in sites},
         seconds=dict(seconds),

@@ -13,11 +13,12 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pflsynth.canonical import differences
 from pflsynth.config import FederationConfig, SplitName
 from pflsynth.errors import ModelError
+from pflsynth.evaluation.costs import Cost
 from pflsynth.evaluation.evaluate import COPY, PERSONALISED, Score
 from pflsynth.evaluation.metrics import HIGHER_IS_BETTER
 from pflsynth.files import read_json
@@ -36,27 +37,6 @@ _KINDS = get_type_hints(Score)
 _RUN_FILES = ("federation.toml", "agreement.sha256", "local.json", "state.json", "metrics.jsonl", "timings.jsonl")
 _EVALUATE = "restore it, or evaluate the run again"
 _SAME, _TINY = 1e-6, 1e-9  # relative, absolute: the floor's last digits may differ between machines
-
-
-class Cost(BaseModel):
-    """What a method costs by trainer (a site, or the one place of a centralised method), and its seconds by seed.
-
-    ``megabytes`` (10**6 bytes) go each way in a round; ``steps`` are optimisation steps of a round; ``slices`` are the
-    trainer's training slices, each of which is seen once in a local epoch.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    megabytes: dict[str, NonNegativeFloat]
-    steps: dict[str, NonNegativeInt]
-    slices: dict[str, NonNegativeInt]
-    seconds: dict[int, NonNegativeFloat] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _of_the_same_trainers(self) -> Cost:
-        if not self.megabytes.keys() == self.steps.keys() == self.slices.keys():
-            raise ValueError("megabytes, steps and slices are not of the same trainers")
-        return self
 
 
 class ComparisonRecord(BaseModel):

@@ -18,7 +18,6 @@ from pflsynth.evaluation.table_facts import (
     heading,
     main_tests,
     mean_text,
-    megabytes,
     method_budget,
     p_text,
     printed,
@@ -160,19 +159,20 @@ def tests(comparison: Comparison, found: Rows) -> str:
 
 
 def communication(comparison: Comparison) -> str:
-    """What the whole training of each method takes and sends."""
-    columns = ("Method", "Rounds", "Steps", "Slices seen", "MB per round", "MB in all")
+    """What the whole training of each method takes, sends and receives."""
+    columns = ("Method", "Rounds", "Steps", "Slices seen", "MB sent", "MB received", "MB in all")
     lines = []
     for method in comparison.methods:
         own = method_budget(comparison, method)
-        cells = [NOT_COMPUTED] * 4
-        if own.all_megabytes is not None:
-            sent = megabytes(own.rounds, own.all_megabytes)
-            cells = [str(own.all_steps), str(own.all_slices), *(printed(value, 2) for value in sent.values())]
+        cells = [NOT_COMPUTED] * 5
+        if (traffic := own.traffic()) is not None:
+            amounts = (traffic.sent, traffic.received, traffic.in_all)
+            sizes = [NOT_COMPUTED if size is None else printed(size, 2) for size in amounts]
+            cells = [str(own.all_steps), str(own.all_slices), *sizes]
         lines.append([plain(method), *map(plain, (str(own.rounds), *cells))])
     notes = "".join(f" {method}: {note.rstrip('.')}." for method, note in comparison.notes.items())
     caption = (
-        "What training takes and sends, all sites together: optimisation steps and slices seen in the whole training, "
-        f"MB one way in a round, and MB of all rounds both ways.{notes}"
+        "What training takes, sends and receives, all sites together: optimisation steps and slices seen in the whole "
+        f"training, MB sent and MB received in a round, and MB of the whole training both ways.{notes}"
     )
     return _HEADER + table(caption, f"tab:{comparison.name}-communication", columns, lines)

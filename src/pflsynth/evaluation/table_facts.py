@@ -180,11 +180,6 @@ def remarks_on_tests(comparison: Comparison, tests: Tests) -> list[str]:
     ]
 
 
-def megabytes(rounds: int, one_way: float) -> dict[str, float]:
-    """MB of a round one way, and of all rounds both ways, by the column of ``communication.csv``."""
-    return {"mb_one_way_per_round": one_way, "mb_in_all": 2 * rounds * one_way}
-
-
 def method_budget(comparison: Comparison, method: str) -> Budget:
     """The budget of a method, equal for all its seeds; ``seconds`` is of its first."""
     own = budget(comparison.entries_of(method)[0])

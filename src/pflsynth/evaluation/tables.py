@@ -19,6 +19,7 @@ from rich.table import Table
 
 from pflsynth.evaluation import latex
 from pflsynth.evaluation.comparison import METRIC_NAMES, NOT_COMPUTED, By, Comparison, against, scopes
+from pflsynth.evaluation.costs import Traffic
 from pflsynth.evaluation.evaluate import COPY, PERSONALISED
 from pflsynth.evaluation.table_facts import (
     DASH,
@@ -33,7 +34,6 @@ from pflsynth.evaluation.table_facts import (
     main_tests,
     mean_seconds,
     mean_text,
-    megabytes,
     method_budget,
     p_text,
     printed,
@@ -47,6 +47,7 @@ ALL_TRAINERS = "(all)"
 """Stands in ``communication.csv`` for all trainers together; no site can have this name."""
 
 _BY: tuple[By, ...] = ("all", "site", "task")
+_MEGABYTES = ("mb_sent_per_round", "mb_received_per_round", "mb_in_all")
 _CONTEXT = ("model", "round", "split", "seeds", "normalizer", "note")
 
 
@@ -155,22 +156,30 @@ def _tests_csv(comparison: Comparison) -> str:
 
 
 def _communication_csv(comparison: Comparison) -> str:
-    """What each trainer of each method does and sends; seconds are the mean over seeds, of all trainers together."""
-    columns = ("method", "trainer", "rounds", "steps", "slices", "mb_one_way_per_round", "mb_in_all", "seconds", "note")
+    """What each trainer of each method does, sends and receives; seconds: mean over seeds, of all trainers together."""
+    columns = ("method", "trainer", "rounds", "steps", "slices", *_MEGABYTES, "seconds", "note")
     lines: list[dict[str, Any]] = []
     for method in comparison.methods:
         own, note = method_budget(comparison, method), comparison.notes.get(method, "")
         all_of_them = {"method": method, "trainer": ALL_TRAINERS, "rounds": own.rounds, "note": note}
-        if own.steps is None or own.slices is None or own.megabytes is None:
+        traffic = own.traffic()
+        if own.steps is None or own.slices is None or traffic is None:
             lines.append(all_of_them | {"note": _joined(note, NOT_COMPUTED)})
             continue
         for trainer, steps in own.steps.items():
             line = {"method": method, "trainer": trainer, "rounds": own.rounds, "note": note}
             line |= {"steps": steps, "slices": own.slices[trainer]}
-            lines.append(line | megabytes(own.rounds, own.megabytes[trainer]))
+            lines.append(line | _megabytes(own.traffic(trainer)))
         all_of_them |= {"steps": own.all_steps, "slices": own.all_slices, "seconds": mean_seconds(comparison, method)}
-        lines.append(all_of_them | megabytes(own.rounds, own.all_megabytes or 0.0))
+        lines.append(all_of_them | _megabytes(traffic))
     return _csv(columns, lines)
+
+
+def _megabytes(traffic: Traffic | None) -> dict[str, float | None]:
+    """MB by their columns; empty where they were not recorded."""
+    return (
+        {} if traffic is None else dict(zip(_MEGABYTES, (traffic.sent, traffic.received, traffic.in_all), strict=True))
+    )
 
 
 def _context(comparison: Comparison, method: str, **where: str | None) -> dict[str, Any]:
