@@ -59,7 +59,7 @@ class Comparison:
     """An opened comparison; ``entries`` are the runs in the order of methods and seeds, then ``copy``.
 
     ``config`` is the common agreement; its method and seed are those of the first run. ``notes`` are what tables
-    must say of a method, by its name.
+    must say of a method, by its name. ``fit_rounds`` are those of the local fit of a held-out site.
     """
 
     folder: Path
@@ -70,6 +70,7 @@ class Comparison:
     split: SplitName
     entries: tuple[Entry, ...]
     held_out: str | None
+    fit_rounds: int | None
     prepared: Path
     notes: Mapping[str, str]
 
@@ -119,6 +120,7 @@ def open_comparison(folder: Path) -> Comparison:
         record.split,
         entries,
         record.held_out,
+        record.fit_rounds,
         record.prepared,
         record.notes,
     )

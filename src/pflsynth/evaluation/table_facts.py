@@ -107,6 +107,12 @@ def mean_text(row: Row) -> str:
     return mean if own.deviation is None else f"{mean} ± {printed(own.deviation, digits)}"
 
 
+def interval_text(row: Row) -> str:
+    """The ends of the 95 % interval as printed; a dash where there is none."""
+    low, high, digits = row.description.low, row.description.high, decimals(row.metric)
+    return DASH if low is None or high is None else f"{printed(low, digits)} to {printed(high, digits)}"
+
+
 def difference_text(metric: str, test: PairedTest) -> str:
     """Mean difference of a test as printed, with its sign; a dash where infinite scores leave none."""
     return DASH if math.isnan(test.difference) else printed(test.difference, decimals(metric), "+")

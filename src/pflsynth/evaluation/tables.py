@@ -21,6 +21,7 @@ from pflsynth.evaluation import latex
 from pflsynth.evaluation.comparison import METRIC_NAMES, NOT_COMPUTED, By, Comparison, against, scopes
 from pflsynth.evaluation.costs import Traffic
 from pflsynth.evaluation.evaluate import COPY, PERSONALISED
+from pflsynth.evaluation.held_out import HeldOutRow, held_out_remarks, held_out_rows, open_held_out
 from pflsynth.evaluation.table_facts import (
     DASH,
     EVERYTHING,
@@ -28,15 +29,14 @@ from pflsynth.evaluation.table_facts import (
     Rows,
     Tests,
     about,
-    decimals,
     difference_text,
     heading,
+    interval_text,
     main_tests,
     mean_seconds,
     mean_text,
     method_budget,
     p_text,
-    printed,
     remarks,
     remarks_on_tests,
     result_rounds,
@@ -52,7 +52,7 @@ _CONTEXT = ("model", "round", "split", "seeds", "normalizer", "note")
 
 
 def write_tables(comparison: Comparison, folder: Path | None = None) -> list[Path]:
-    """Write overall, sites, tasks, tests and communication, each as ``.csv`` and ``.tex``.
+    """Write overall, sites, tasks, tests, communication, and held_out if a site was held out: ``.csv`` and ``.tex``.
 
     Args:
         comparison: an opened one.
@@ -62,6 +62,7 @@ def write_tables(comparison: Comparison, folder: Path | None = None) -> list[Pat
         The files, in the order above.
 
     Raises:
+        ModelError: if scores at a held-out site are missing or damaged.
         OSError: disk full, no permission.
     """
     folder = folder or comparison.folder / "tables"
@@ -79,6 +80,9 @@ def write_tables(comparison: Comparison, folder: Path | None = None) -> list[Pat
         "communication.csv": _communication_csv(comparison),
         "communication.tex": latex.communication(comparison),
     }
+    if held_out := open_held_out(comparison):
+        texts["held_out.csv"] = _held_out_csv(held_out)
+        texts["held_out.tex"] = latex.held_out(held_out)
     for name, text in texts.items():
         write_atomic(folder / name, text.encode())
     return [folder / name for name in texts]
@@ -105,13 +109,43 @@ def comparison_table(comparison: Comparison) -> Table:
     return table
 
 
+def held_out_table(found: Mapping[int, Comparison]) -> Table:
+    """The table for the terminal: PSNR and SSIM at the held-out site, before and after the local fit, with tests.
+
+    Args:
+        found: by :func:`pflsynth.evaluation.held_out.open_held_out`, not empty.
+    """
+    one, *_ = found.values()
+    rows = {(row.fit_rounds, row.method, row.metric): row for row in held_out_rows(found)}
+    title = f"{one.held_out}, which did not take part: whole slice, {about(one, Rows(one, MAIN_METRICS, 'all'))}"
+    table = Table(title=escape(title), caption=escape("\n".join(held_out_remarks(found))))
+    table.title_justify = table.caption_justify = "left"
+    for column in ("method", "rounds of local fit", "subjects"):
+        table.add_column(column)
+    for metric in MAIN_METRICS:
+        for column in (heading(metric), "Δ", "p"):
+            table.add_column(column, justify="right")
+    for fit in found:
+        for method in (*one.methods, COPY):
+            own = [rows[fit, method, metric] for metric in MAIN_METRICS]
+            fitted = DASH if method == COPY else str(fit)
+            cells = [cell for row in own for cell in _held_out_cells(row)]
+            table.add_row(escape(method), fitted, str(own[0].description.n), *cells)
+        table.add_section()
+    return table
+
+
+def _held_out_cells(row: HeldOutRow) -> tuple[str, str, str]:
+    mean = f"[bold]{mean_text(row)}[/]" if row.best else mean_text(row)
+    return (mean, "", "") if row.test is None else (mean, difference_text(row.metric, row.test), p_text(row.test))
+
+
 def _terminal_cells(found: Rows, tests: Tests, metric: str, method: str) -> tuple[str, str, str, str]:
-    row, test, digits = found.get(metric, EVERYTHING, method), tests[metric].get(method), decimals(metric)
+    row, test = found.get(metric, EVERYTHING, method), tests[metric].get(method)
     if row is None:
         return NOT_COMPUTED, "", "", ""
-    mean, low, high = mean_text(row), row.description.low, row.description.high
-    mean = f"[bold]{mean}[/]" if method in found.best(metric, EVERYTHING) else mean
-    interval = DASH if low is None or high is None else f"{printed(low, digits)} to {printed(high, digits)}"
+    mean = f"[bold]{mean_text(row)}[/]" if method in found.best(metric, EVERYTHING) else mean_text(row)
+    interval = interval_text(row)
     return (mean, interval, "", "") if test is None else (mean, interval, difference_text(metric, test), p_text(test))
 
 
@@ -153,6 +187,24 @@ def _tests_csv(comparison: Comparison) -> str:
                 line["note"] = _joined(comparison.notes.get(method), test.reason)
                 lines.append(line)
     return _csv(columns, lines)
+
+
+def _held_out_csv(found: Mapping[int, Comparison]) -> str:
+    """One line for each metric, number of rounds of local fit and method, with the reference's test against it."""
+    described = ("subjects", "mean", "sd", "low", "high", "seed_sd")
+    tested = ("reference", "pairs", "difference", "effect", "p", "p_holm")
+    lines = []
+    for row in held_out_rows(found):
+        own, test, comparison = row.description, row.test, found[row.fit_rounds]
+        line = _context(comparison, row.method, site=row.site, metric=row.metric)
+        line |= {"fit_rounds": row.fit_rounds, "seed_sd": row.seed_deviation}
+        line |= {"subjects": own.n, "mean": own.mean, "sd": own.deviation, "low": own.low, "high": own.high}
+        if test is not None:
+            line |= {"reference": comparison.reference, "pairs": test.n, "effect": test.effect}
+            line |= {"difference": None if math.isnan(test.difference) else test.difference}
+            line |= {"p": test.p, "p_holm": test.p_holm, "note": _joined(line["note"], test.reason)}
+        lines.append(line)
+    return _csv(("method", "site", "fit_rounds", "metric", *described, *tested, *_CONTEXT), lines)
 
 
 def _communication_csv(comparison: Comparison) -> str:
