@@ -55,6 +55,9 @@ def test_it_ends_with_scores_tables_and_a_report(compared: tuple[Path, Ended]) -
     test = document["tests"]["psnr"]["local"]
     assert test["p"] is None  # four people are too few, and no p-value is invented
     assert "6" in test["reason"]
+    costs = read_json(out / "comparison.json")["costs"]
+    assert all(cost["received"] == cost["megabytes"] for cost in costs.values())  # none of them passes updates on
+    assert costs["pflsynth"]["received"]["north"] > 0
 
 
 @pytest.mark.slow
