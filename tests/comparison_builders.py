@@ -11,7 +11,7 @@ scores follow from the PSNR: see :data:`FORMULAS`. All these numbers are exact i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -153,12 +153,18 @@ def base_agreement(config: FederationConfig) -> dict[str, Any]:
 
 
 def make_costs(methods: Sequence[str], seeds: Sequence[int], config: FederationConfig) -> dict[str, Any]:
-    """What the methods cost: batches of 4, so 6 + 5 steps a round; megabytes of :data:`MEGABYTES`, or 1.0, a site."""
+    """What the methods cost: batches of 4, so 6 + 5 steps a round; megabytes of :data:`MEGABYTES`, or 1.0, a site.
+
+    A site receives as much as it sends; with fedmri also the updates of all sites.
+    """
+    megabytes = {method: MEGABYTES.get(method, 1.0) for method in methods}
+    passed_on = {method: len(config.participants) * (method == "fedmri") for method in methods}
     slices = {site: SLICES.get(site, 24) for site in config.participants}
     steps = {site: -(-count // config.training.batch_size) for site, count in slices.items()}
     return {
         method: {
-            "megabytes": dict.fromkeys(config.participants, MEGABYTES.get(method, 1.0)),
+            "megabytes": dict.fromkeys(config.participants, megabytes[method]),
+            "received": dict.fromkeys(config.participants, (1 + passed_on[method]) * megabytes[method]),
             "steps": steps,
             "slices": slices,
             "seconds": {str(seed): 6.0 + seed for seed in seeds},
@@ -215,6 +221,55 @@ def write_comparison(
     costs = make_costs(methods, seeds, config) if costs is None else costs
     write_json(folder / "comparison.json", content | ({"costs": dict(costs)} if costs else {}))
     return folder
+
+
+FIT_ROUNDS = 5
+GAIN = {"pflsynth": 1.0, "fedgan": 4.0}
+
+
+def write_held_out(
+    folder: Path, *, methods: Sequence[str] = METHODS, seeds: Sequence[int] = SEEDS, subjects: int = SUBJECTS
+) -> Path:
+    """A comparison that was trained without south, and its scores there.
+
+    The PSNR at south is that of the module's text, less 6 dB for a method before its fit; the fit adds :data:`GAIN`,
+    or 0.5 dB.
+    """
+    config = comparison_config(held_out=["south"])
+    write_comparison(folder, methods=methods, seeds=seeds, subjects=subjects, config=config)
+    level = level_of(methods, config)
+    for method in methods:
+        for seed in seeds:
+            scores = [
+                {
+                    "method": method,
+                    "seed": seed,
+                    "fit_rounds": fit,
+                    "score": asdict(
+                        make_score(
+                            level("copy", seed, "south", task, number)
+                            if model == "copy"
+                            else level(method, seed, "south", task, number) - 6 + (GAIN.get(method, 0.5) if fit else 0),
+                            site="south",
+                            task=task,
+                            subject=f"sub-{number + 1:02d}",
+                            model=model,
+                        )
+                    ),
+                }
+                for fit in (0, FIT_ROUNDS)
+                for number in range(subjects)
+                for task in map(str, config.sites["south"].tasks)
+                for model in ("personalised", "copy")
+            ]
+            write_json(held_out_scores_path(folder, method, seed), scores)
+    change_comparison(folder, held_out="south", fit_rounds=FIT_ROUNDS)
+    return folder
+
+
+def held_out_scores_path(folder: Path, method: str, seed: int) -> Path:
+    """Where a run of :func:`write_held_out` keeps its scores at south."""
+    return run_path(folder, method, seed) / "evaluation" / "test" / f"held-out-{FIT_ROUNDS}.json"
 
 
 def run_path(folder: Path, method: str, seed: int) -> Path:

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Protocol
@@ -17,9 +17,10 @@ from pflsynth.config import FederationConfig, SplitName
 from pflsynth.data.slices import SliceStore
 from pflsynth.errors import DataError, ModelError, UsageError
 from pflsynth.evaluation.comparison import Comparison, open_comparison
-from pflsynth.evaluation.comparison_files import FORMAT, ComparisonRecord, Cost, base_agreement, read_record
+from pflsynth.evaluation.comparison_files import FORMAT, ComparisonRecord, base_agreement, read_record
+from pflsynth.evaluation.costs import Cost
 from pflsynth.evaluation.evaluate import Score, evaluate_run, write_scores
-from pflsynth.evaluation.held_out import HeldOutRow, held_out_scores, summarize_held_out
+from pflsynth.evaluation.held_out import held_out_scores, open_held_out
 from pflsynth.evaluation.tables import write_tables
 from pflsynth.federation.methods import METHODS, PAPER, method_of
 from pflsynth.federation.rounds import RoundObserver
@@ -159,6 +160,7 @@ def compare(planned: Plan, prepared: Path, out: Path, observer: ComparisonObserv
         seeds=planned.seeds,
         split=planned.split,
         held_out=planned.held_out,
+        fit_rounds=planned.fit_rounds if planned.held_out is not None else None,
         prepared=prepared.absolute(),
     )
     _check_same(out, record)
@@ -194,14 +196,32 @@ def report(out: Path) -> Comparison:
 
 
 def _write_scores(comparison: Comparison) -> None:
-    """Write ``scores.csv``: every score with its method and seed."""
+    """Write ``scores.csv``: every score with its method and seed; for a held-out site ``held_out_scores.csv`` too."""
+    lines = [
+        {"method": entry.method, "seed": entry.seed, **asdict(score)}
+        for entry in comparison.entries
+        for score in entry.scores
+    ]
+    _write_csv(comparison.folder / "scores.csv", ("method", "seed"), lines)
+    found = open_held_out(comparison)
+    lines = [
+        {"method": entry.method, "seed": entry.seed, "fit_rounds": fit if entry.run else None, **asdict(score)}
+        for fit, own in found.items()
+        for entry in own.entries
+        for score in entry.scores
+        if entry.run or not fit  # copying is never fitted: it is written once
+    ]
+    if found:
+        _write_csv(comparison.folder / "held_out_scores.csv", ("method", "seed", "fit_rounds"), lines)
+
+
+def _write_csv(path: Path, about: Sequence[str], lines: Iterable[Mapping[str, object]]) -> None:
+    """Write scores with what they are about."""
     text = io.StringIO()
-    columns = ["method", "seed", *(entry.name for entry in fields(Score))]
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer = csv.DictWriter(text, [*about, *(entry.name for entry in fields(Score))], lineterminator="\n")
     writer.writeheader()
-    for entry in comparison.entries:
-        writer.writerows({"method": entry.method, "seed": entry.seed, **asdict(score)} for score in entry.scores)
-    write_atomic(comparison.folder / "scores.csv", text.getvalue().encode())
+    writer.writerows(lines)
+    write_atomic(path, text.getvalue().encode())
 
 
 def run_folder(out: Path, method: str, seed: int) -> Path:
@@ -248,26 +268,13 @@ def _evaluate(folder: Path, split: SplitName) -> None:
         write_scores(path, evaluate_run(folder, split))
 
 
-def held_out_rows(out: Path, planned: Plan, prepared: Path) -> list[HeldOutRow]:
-    """How each method of a comparison serves the held-out site; none if there is no such site."""
-    if planned.held_out is None:
-        return []
-    store = SliceStore(prepared / planned.held_out)
-    scores = [
-        score
-        for method in planned.methods
-        for seed in planned.seeds
-        for score in held_out_scores(run_folder(out, method, seed), store, planned.split, planned.fit_rounds)
-    ]
-    return summarize_held_out(scores)
-
-
 def _cost(config: FederationConfig, prepared: Path, seconds: Mapping[int, float]) -> Cost:
     method = method_of(config)
     stores = {site: SliceStore(prepared / site) for site in config.participants}
     sites = training.sites_of(config, stores, Path())
     return Cost(
         megabytes={site.name: method.sent_megabytes(config, site.name) for site in sites},
+        received={site.name: method.received_megabytes(config, site.name) for site in sites},
         steps={site.name: site.steps_per_round for site in sites},
         slices={site.name: site.slices for site in sites},
         seconds=dict(seconds),

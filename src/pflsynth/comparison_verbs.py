@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,12 +14,10 @@ from pflsynth.options import AsJson, ConfigPath, DataRoot, Overrides
 
 if TYPE_CHECKING:
     from rich.progress import Progress
-    from rich.table import Table
 
     from pflsynth.config import FederationConfig
     from pflsynth.console import Terminal
     from pflsynth.evaluation.comparison import Comparison
-    from pflsynth.evaluation.held_out import HeldOutRow
     from pflsynth.federation.rounds import RoundObserver
 
 
@@ -75,7 +72,7 @@ def compare(
     except KeyboardInterrupt:
         terminal.say("stopped; give the same command again to go on")
         raise
-    _show(terminal, comparison, comparing.held_out_rows(folder, planned, data))
+    _show(terminal, comparison)
 
 
 def report(
@@ -151,30 +148,15 @@ def _prepared(terminal: Terminal, config: FederationConfig, folder: Path) -> Pat
     return folder
 
 
-def _held_out_table(site: str, found: Sequence[HeldOutRow]) -> Table:
-    """How each method serves the site that did not take part."""
-    from rich.table import Table
-
-    table = Table(title=f"{site}, which did not take part: mean ± SD over its subjects", title_justify="left")
-    for column in ("method", "rounds of local fit", "subjects", "PSNR dB", "SSIM"):
-        table.add_column(column)
-    for row in found:
-        cells = [
-            f"{own.mean:.{digits}f}" + ("" if own.deviation is None else f" ± {own.deviation:.{digits}f}")
-            for own, digits in ((row.psnr, 2), (row.ssim, 3))
-        ]
-        rounds = "" if row.fit_rounds is None else str(row.fit_rounds)
-        table.add_row(row.method, rounds, str(row.psnr.n), *cells)
-    return table
-
-
-def _show(terminal: Terminal, comparison: Comparison, held_out: Sequence[HeldOutRow] = ()) -> None:
+def _show(terminal: Terminal, comparison: Comparison) -> None:
     from pflsynth.evaluation.comparison import against, rows
-    from pflsynth.evaluation.tables import comparison_table
+    from pflsynth.evaluation.held_out import held_out_rows, open_held_out
+    from pflsynth.evaluation.tables import comparison_table, held_out_table
 
     terminal.table(comparison_table(comparison))
+    held_out = open_held_out(comparison)
     if held_out:
-        terminal.table(_held_out_table(str(comparison.held_out), held_out))
+        terminal.table(held_out_table(held_out))
     terminal.say(f"report: {comparison.folder / 'report.html'}")
     terminal.say(f"tables: {comparison.folder / 'tables'}")
     metrics = ("psnr", "ssim")
@@ -186,6 +168,6 @@ def _show(terminal: Terminal, comparison: Comparison, held_out: Sequence[HeldOut
                 metric: {name: asdict(test) for name, test in against(comparison, metric, comparison.reference)}
                 for metric in metrics
             },
-            "held_out": [asdict(row) for row in held_out],
+            "held_out": [asdict(row) for row in held_out_rows(held_out)],
         }
     )

@@ -34,6 +34,10 @@ def bytes_of(out: Path) -> dict[str, bytes]:
     return {str(path.relative_to(out)): path.read_bytes() for path in [out / "scores.csv", *(out / "tables").iterdir()]}
 
 
+def shown_files(out: Path) -> list[Path]:
+    return [out / "scores.csv", out / "held_out_scores.csv", out / "report.html", *(out / "tables").iterdir()]
+
+
 @pytest.mark.slow
 def test_it_ends_with_scores_tables_and_a_report(compared: tuple[Path, Ended]) -> None:
     out, ended = compared
@@ -51,6 +55,9 @@ def test_it_ends_with_scores_tables_and_a_report(compared: tuple[Path, Ended]) -
     test = document["tests"]["psnr"]["local"]
     assert test["p"] is None  # four people are too few, and no p-value is invented
     assert "6" in test["reason"]
+    costs = read_json(out / "comparison.json")["costs"]
+    assert all(cost["received"] == cost["megabytes"] for cost in costs.values())  # none of them passes updates on
+    assert costs["pflsynth"]["received"]["north"] > 0
 
 
 @pytest.mark.slow
@@ -103,7 +110,7 @@ def test_a_held_out_site_is_served_as_it_is_and_after_a_fit(tiny: Tiny, tmp_path
     assert ended.code == 0, ended.err
     document = compare(tiny, tmp_path / "out", "--held-out-site", "south", "--fit-rounds", "1", "--json").document
     served = [(row["method"], row["fit_rounds"]) for row in document["held_out"]]
-    assert served == [*((method, rounds) for method in METHODS.split(",") for rounds in (0, 1)), ("copy", None)]
+    assert served == 2 * [(method, rounds) for rounds in (0, 1) for method in (*METHODS.split(","), "copy")]
     assert "south, which did not take part" in ended.out
     for method in METHODS.split(","):
         scores = read_json(tmp_path / f"out/runs/{method}/seed-0/evaluation/test/held-out-1.json")
@@ -114,8 +121,16 @@ def test_a_held_out_site_is_served_as_it_is_and_after_a_fit(tiny: Tiny, tmp_path
             [score["score"]["psnr"] for score in own if score["fit_rounds"] == rounds] for rounds in (0, 1)
         )
         assert before != after
-    again = compare(tiny, tmp_path / "out", "--held-out-site", "south", "--fit-rounds", "1")
+    with (tmp_path / "out" / "held_out_scores.csv").open(newline="") as file:
+        found = {(line["method"], line["fit_rounds"], line["site"]) for line in csv.DictReader(file)}
+    assert found == {*((method, fit, "south") for method in METHODS.split(",") for fit in "01"), ("copy", "", "south")}
+    before = {path: path.read_bytes() for path in shown_files(tmp_path / "out")}
+    for path in before:
+        path.unlink()
+    again = pflsynth("report", tmp_path / "out")  # from the runs' scores alone
     assert again.out.partition("report:")[2] == ended.out.partition("report:")[2]
+    assert "south, which did not take part" in again.out
+    assert {path: path.read_bytes() for path in before} == before
 
 
 @pytest.mark.parametrize(

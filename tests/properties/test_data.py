@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from pflsynth.config import SplitConfig, Task
+from pflsynth.config import Task
+from pflsynth.config_sections import SplitConfig
 from pflsynth.data.grid import SliceGrid, resampling_matrix
 from pflsynth.data.scaling import Scale
 from pflsynth.data.split import split_subjects

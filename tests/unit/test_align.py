@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from pflsynth.config import RegistrationConfig
+from pflsynth.config_sections import RegistrationConfig
 from pflsynth.data import align
 from pflsynth.data.align import align_volumes, reference_contrast
 from pflsynth.data.alignment import Alignment

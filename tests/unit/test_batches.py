@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from pflsynth.config import Task, TrainingConfig
+from pflsynth.config import Task
+from pflsynth.config_sections import TrainingConfig
 from pflsynth.data.prepare import prepare_site
 from pflsynth.data.slices import SliceStore
 from pflsynth.federation.batches import Sample, UsableSlice, batches, mixed_pass, training_epoch, usable_slices

@@ -26,6 +26,7 @@ from pflsynth.evaluation.comparison import (
     scopes,
     subject_values,
 )
+from pflsynth.evaluation.costs import Traffic
 from pflsynth.evaluation.evaluate import Score, write_scores
 from pflsynth.evaluation.metrics import HIGHER_IS_BETTER
 from pflsynth.evaluation.statistics import describe, paired_test
@@ -330,7 +331,8 @@ def test_the_budget_of_the_whole_training(comparison: Comparison) -> None:
     assert found is not None
     assert (found.rounds, found.steps, found.slices) == (3, {"north": 18, "south": 15}, {"north": 72, "south": 60})
     assert (found.megabytes, found.seconds) == ({"north": 2.5, "south": 2.5}, 7.0)
-    assert (found.all_steps, found.all_slices, found.all_megabytes) == (33, 132, 5.0)
+    assert (found.all_steps, found.all_slices) == (33, 132)
+    assert (found.traffic("north"), found.traffic()) == (Traffic(2.5, 2.5, 15.0), Traffic(5.0, 5.0, 30.0))
 
 
 def test_local_epochs_see_their_slices_again(tmp_path: Path) -> None:
@@ -344,7 +346,7 @@ def test_what_was_not_recorded_is_none(tmp_path: Path) -> None:
     found = budget(opened(tmp_path / "out", costs={}).entries[0])
     assert found is not None
     assert (found.rounds, found.steps, found.slices, found.megabytes, found.seconds) == (3, None, None, None, None)
-    assert (found.all_steps, found.all_slices, found.all_megabytes) == (None, None, None)
+    assert (found.all_steps, found.all_slices, found.traffic()) == (None, None, None)
 
 
 def test_copying_has_no_budget(comparison: Comparison) -> None:
@@ -472,7 +474,15 @@ def test_a_folder_without_comparison(tmp_path: Path) -> None:
         ),
         (
             {"costs": {"fedgan": {"megabytes": {"north": 1}, "steps": {"north": 1}, "slices": {}}}},
-            "megabytes, steps and slices are not of the same trainers",
+            "megabytes, received, steps and slices are not of the same trainers",
+        ),
+        (
+            {
+                "costs": {
+                    "fedgan": {"megabytes": {"north": 1}, "received": {}, "steps": {"north": 1}, "slices": {"north": 1}}
+                }
+            },
+            "megabytes, received, steps and slices are not of the same trainers",
         ),
     ],
 )

@@ -67,6 +67,11 @@ def test_the_hash_ignores_local_keys() -> None:
     assert config(**local, sites=sites).agreement_sha256() == config().agreement_sha256()
 
 
+def test_the_hash_of_an_agreement_stays_from_version_to_version() -> None:
+    """Under another hash no run made before can be opened: then CHANGELOG must say so, and this number changes."""
+    assert config().agreement_sha256() == "e7dbacb21f048c4caab19d976034b2eef2e39e0ed43a53ed17fa027f331c7a88"
+
+
 def test_the_hash_ignores_the_order_of_keys_and_spelled_out_defaults() -> None:
     turned = {key: BASE[key] for key in reversed(BASE)} | {"sites": dict(reversed(BASE["sites"].items()))}
     spelled = {**turned, "rounds": 150, "training": {"l1_weight": 100}, "image": {"spacing_mm": "", "size": 256}}

@@ -184,6 +184,10 @@ def test_held_out_sites_have_a_code_and_no_part_in_the_training(tiny: Tiny, tmp_
     assert record["refused"] == {}
     with_south, networks = (METHODS["pflsynth"].generator(own, "north") for own in (small(tiny, "pflsynth"), config))
     assert networks.code_length == with_south.code_length == 2 + 2 * 3
+    with pytest.raises(
+        UsageError, match=r"--site south: was held out .* pflsynth compare CONFIG --held-out-site south"
+    ):
+        open_personalised(tmp_path / "run", "south")
     task = config.sites["north"].tasks[0]
     assert torch.equal(task_code(config, "north", task), task_code(tiny.config, "north", task))
 

@@ -111,8 +111,12 @@ def test_budgets_and_what_is_sent(comparison: Comparison) -> None:
     assert texts(table)["pflsynth"] == ["3", "33", "132", "0.1"]
     sent = sections.communication_table(budgets)
     assert sent is not None
-    assert sent.headings == ("method", "north", "south", "all sites", "all rounds")
-    assert texts(sent) == {"fedgan": ["4.00", "4.00", "8.00", "24"], "pflsynth": ["2.50", "2.50", "5.00", "15"]}
+    both_ways = ("all sites send", "all sites receive", "all rounds, both ways")
+    assert sent.headings == ("method", "north", "south", *both_ways)
+    assert texts(sent) == {
+        "fedgan": ["4.00", "4.00", "8.00", "8.00", "48"],
+        "pflsynth": ["2.50", "2.50", "5.00", "5.00", "30"],
+    }
     assert sections.count_text(1234567) == "1\u2009234\u2009567"
 
 

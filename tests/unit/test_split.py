@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pflsynth.config import SPLITS, SplitConfig, SplitName, Task
+from pflsynth.config import SPLITS, SplitName, Task
+from pflsynth.config_sections import SplitConfig
 from pflsynth.data.split import (
     check_training,
     export_split,

@@ -142,6 +142,8 @@ def test_too_few_pairs_are_no_test() -> None:
     assert found.reason == "5 pairs; the test needs at least 6"
     some = paired_test([2.0, 3.0, 4.0, 1.0, 1.0, 1.0, 1.0], [1.0] * 7)
     assert (some.p, some.reason) == (None, "3 unequal pairs; the test needs at least 6")
+    assert paired_test([1.0], [2.0]).reason == "1 pair; the test needs at least 6"
+    assert paired_test([1.0, 3.0], [2.0, 3.0]).reason == "1 unequal pair; the test needs at least 6"
     none = paired_test([], [])
     assert (none.n, none.p, none.reason) == (0, None, "there are no pairs")
     assert math.isnan(none.difference)

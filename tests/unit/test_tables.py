@@ -141,7 +141,8 @@ def test_communication(tables: dict[str, str]) -> None:
         "rounds": "3",
         "steps": "33",
         "slices": "132",
-        "mb_one_way_per_round": "5",
+        "mb_sent_per_round": "5",
+        "mb_received_per_round": "5",
         "mb_in_all": "30",
         "seconds": "6.5",
         "note": "",
@@ -152,8 +153,30 @@ def test_costs_that_were_not_recorded(tmp_path: Path) -> None:
     tables = written(tmp_path / "out", costs=make_costs(("pflsynth",), (0, 1), comparison_config()))
     (line,) = lines(tables["communication.csv"], method="fedgan")
     assert (line["trainer"], line["rounds"], line["steps"], line["note"]) == ("(all)", "3", "", "not computed")
-    assert row_of(tables["communication.tex"], "fedgan") == ["fedgan", "3", *["not computed"] * 4]
-    assert row_of(tables["communication.tex"], "pflsynth") == ["pflsynth", "3", "33", "132", "5.00", "30.00"]
+    assert row_of(tables["communication.tex"], "fedgan") == ["fedgan", "3", *["not computed"] * 5]
+    assert row_of(tables["communication.tex"], "pflsynth") == ["pflsynth", "3", "33", "132", "5.00", "5.00", "30.00"]
+
+
+def test_what_is_passed_on_is_received(tmp_path: Path) -> None:
+    """A site sends 1 MB and receives the mean and two updates, 3 MB: 3 + 3 + 2 * 2 = 10 MB, nothing before round 1."""
+    tables = written(tmp_path / "out", methods=("pflsynth", "fedmri"))
+    columns = ("trainer", "mb_sent_per_round", "mb_received_per_round", "mb_in_all")
+    assert [[line[key] for key in columns] for line in lines(tables["communication.csv"], method="fedmri")] == [
+        ["north", "1", "3", "10"],
+        ["south", "1", "3", "10"],
+        ["(all)", "2", "6", "20"],
+    ]
+    assert row_of(tables["communication.tex"], "fedmri")[-3:] == ["2.00", "6.00", "20.00"]
+
+
+def test_what_is_received_is_not_computed_from_older_files(tmp_path: Path) -> None:
+    costs = make_costs(METHODS, (0,), comparison_config())
+    for cost in costs.values():
+        del cost["received"]
+    tables = written(tmp_path / "out", costs=costs)
+    _, _, together = lines(tables["communication.csv"], method="pflsynth")
+    assert [together[key] for key in ("mb_sent_per_round", "mb_received_per_round", "mb_in_all")] == ["5", "", ""]
+    assert row_of(tables["communication.tex"], "pflsynth")[-3:] == ["5.00", "not computed", "not computed"]
 
 
 # ---------------------------------------------------------------------------------------------------------------- LaTeX

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from pflsynth.config import RegistrationConfig
+from pflsynth.config_sections import RegistrationConfig
 from pflsynth.data.alignment import SHIFT_GAIN, measure_alignment
 from pflsynth.data.manifest import Placement
 from pflsynth.data.registration import Registration, grid_with_voxels, register, resample

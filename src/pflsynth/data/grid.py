@@ -10,7 +10,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 import scipy.sparse
 
-from pflsynth.config import ImageConfig
+from pflsynth.config_sections import ImageConfig
 from pflsynth.data.scaling import BACKGROUND, Scale
 from pflsynth.data.volumes import BoolArray, FloatArray, Volume
 from pflsynth.errors import DataError

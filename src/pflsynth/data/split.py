@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from pflsynth.config import SPLITS, SplitConfig, SplitName, Task
+from pflsynth.config import SPLITS, SplitName, Task
+from pflsynth.config_sections import SplitConfig
 from pflsynth.errors import DataError
 from pflsynth.files import write_json
 from pflsynth.seeding import derive_seed

@@ -20,7 +20,8 @@ from typing import Literal
 
 from pflsynth.config import FederationConfig, SplitName
 from pflsynth.errors import UsageError
-from pflsynth.evaluation.comparison_files import METRIC_NAMES, Cost, Entry, open_entries, read_record, read_scores
+from pflsynth.evaluation.comparison_files import METRIC_NAMES, Entry, open_entries, read_record, read_scores
+from pflsynth.evaluation.costs import Budget, Cost
 from pflsynth.evaluation.evaluate import COPY
 from pflsynth.evaluation.statistics import Description, PairedTest, describe, paired_test, with_holm
 
@@ -58,7 +59,7 @@ class Comparison:
     """An opened comparison; ``entries`` are the runs in the order of methods and seeds, then ``copy``.
 
     ``config`` is the common agreement; its method and seed are those of the first run. ``notes`` are what tables
-    must say of a method, by its name.
+    must say of a method, by its name. ``fit_rounds`` are those of the local fit of a held-out site.
     """
 
     folder: Path
@@ -69,6 +70,7 @@ class Comparison:
     split: SplitName
     entries: tuple[Entry, ...]
     held_out: str | None
+    fit_rounds: int | None
     prepared: Path
     notes: Mapping[str, str]
 
@@ -98,40 +100,6 @@ class Row:
     seed_deviation: float | None
 
 
-@dataclass(frozen=True)
-class Budget:
-    """What one training was given and what it cost; all but ``rounds`` is ``None`` where it was not recorded.
-
-    Attributes:
-        rounds: of the whole training.
-        steps: optimisation steps of the whole training, by trainer (a site, or the place of a centralised method).
-        slices: slices seen in the whole training, by trainer.
-        megabytes: 10**6 bytes sent in a round by each trainer, which receives as much.
-        seconds: of the whole training.
-    """
-
-    rounds: int
-    steps: Mapping[str, int] | None
-    slices: Mapping[str, int] | None
-    megabytes: Mapping[str, float] | None
-    seconds: float | None
-
-    @property
-    def all_steps(self) -> int | None:
-        """Sum of ``steps`` over trainers."""
-        return None if self.steps is None else sum(self.steps.values())
-
-    @property
-    def all_slices(self) -> int | None:
-        """Sum of ``slices`` over trainers."""
-        return None if self.slices is None else sum(self.slices.values())
-
-    @property
-    def all_megabytes(self) -> float | None:
-        """Sum of ``megabytes`` over trainers: of a round, one way."""
-        return None if self.megabytes is None else math.fsum(self.megabytes.values())
-
-
 def open_comparison(folder: Path) -> Comparison:
     """Read a comparison and the scores of all its runs.
 
@@ -152,6 +120,7 @@ def open_comparison(folder: Path) -> Comparison:
         record.split,
         entries,
         record.held_out,
+        record.fit_rounds,
         record.prepared,
         record.notes,
     )
@@ -250,12 +219,13 @@ def budget(entry: Entry) -> Budget | None:
         return None
     rounds, epochs, cost = entry.config.rounds, entry.config.training.local_epochs, entry.cost
     if cost is None:
-        return Budget(rounds, None, None, None, None)
+        return Budget(rounds, None, None, None, None, None)
     return Budget(
         rounds,
         {trainer: rounds * steps for trainer, steps in cost.steps.items()},
         {trainer: rounds * epochs * slices for trainer, slices in cost.slices.items()},
         cost.megabytes,
+        cost.received,
         None if entry.seed is None else cost.seconds.get(entry.seed),
     )
 

@@ -13,11 +13,12 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from pflsynth.canonical import differences
 from pflsynth.config import FederationConfig, SplitName
 from pflsynth.errors import ModelError
+from pflsynth.evaluation.costs import Cost
 from pflsynth.evaluation.evaluate import COPY, PERSONALISED, Score
 from pflsynth.evaluation.metrics import HIGHER_IS_BETTER
 from pflsynth.files import read_json
@@ -38,31 +39,11 @@ _EVALUATE = "restore it, or evaluate the run again"
 _SAME, _TINY = 1e-6, 1e-9  # relative, absolute: the floor's last digits may differ between machines
 
 
-class Cost(BaseModel):
-    """What a method costs by trainer (a site, or the one place of a centralised method), and its seconds by seed.
-
-    ``megabytes`` (10**6 bytes) go each way in a round; ``steps`` are optimisation steps of a round; ``slices`` are the
-    trainer's training slices, each of which is seen once in a local epoch.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    megabytes: dict[str, NonNegativeFloat]
-    steps: dict[str, NonNegativeInt]
-    slices: dict[str, NonNegativeInt]
-    seconds: dict[int, NonNegativeFloat] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _of_the_same_trainers(self) -> Cost:
-        if not self.megabytes.keys() == self.steps.keys() == self.slices.keys():
-            raise ValueError("megabytes, steps and slices are not of the same trainers")
-        return self
-
-
 class ComparisonRecord(BaseModel):
     """The content of ``comparison.json``.
 
     ``agreement`` is that of every run, without :data:`RUN_KEYS`; ``notes`` are what tables must say of a method.
+    ``fit_rounds`` are those that a held-out site got; files of earlier versions do not tell.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -74,6 +55,7 @@ class ComparisonRecord(BaseModel):
     seeds: tuple[int, ...] = Field(min_length=1)
     split: SplitName
     held_out: str | None = None
+    fit_rounds: PositiveInt | None = None
     prepared: Path
     costs: dict[str, Cost] = Field(default_factory=dict)
     notes: dict[str, str] = Field(default_factory=dict)
@@ -141,7 +123,18 @@ def open_entries(folder: Path, record: ComparisonRecord) -> tuple[Entry, ...]:
         ModelError: if a run is missing, unfinished, or lost a file; if it was trained under another agreement; if runs
             were evaluated on different data.
     """
-    runs = [_open_run(folder, record, method, seed) for method in record.methods for seed in record.seeds]
+    return with_floor([_open_run(folder, record, method, seed) for method in record.methods for seed in record.seeds])
+
+
+def with_floor(runs: Sequence[Entry]) -> tuple[Entry, ...]:
+    """Entries with the personalised scores of runs, and last the one of ``copy``, taken from the first run.
+
+    Args:
+        runs: entries with all scores, those of copying too.
+
+    Raises:
+        ModelError: if the runs were evaluated on different data.
+    """
     for other in runs[1:]:
         _check_same_data(runs[0], other)
     floor = tuple(replace(score, round=0) for score in runs[0].scores if score.model == COPY)
@@ -228,25 +221,27 @@ def _open_run(folder: Path, record: ComparisonRecord, method: str, seed: int) ->
     if not table.is_file():
         raise ModelError(f"{table}: is missing; restore it, or run pflsynth compare again, which evaluates the run")
     scores = read_scores(table)
-    _check_scores(table, scores, config, record.split, number)
+    check_scores(table, scores, config, record.split, number)
     return Entry(method, seed, path, number, tuple(scores), config, record.costs.get(method))
 
 
-def _check_scores(table: Path, scores: Sequence[Score], config: FederationConfig, split: str, number: int) -> None:
+def check_scores(
+    table: Path, scores: Sequence[Score], config: FederationConfig, split: str, number: int, remedy: str = _EVALUATE
+) -> None:
     """Raise ModelError unless all scores are of a run's sites, tasks, result and split, with a floor for each."""
     served = {(site, str(task)) for site in config.sites for task in config.sites[site].tasks}
     for score in scores:
         if (score.site, score.task) not in served:
-            raise ModelError(f"{table}: site {score.site} with task {score.task} is not of this run; {_EVALUATE}")
+            raise ModelError(f"{table}: site {score.site} with task {score.task} is not of this run; {remedy}")
         if (score.split, score.round) != (split, number):
             raise ModelError(
                 f"{table}: is of the {score.split} split after round {score.round}, but the {split} split after round "
-                f"{number} is wanted; {_EVALUATE}"
+                f"{number} is wanted; {remedy}"
             )
     personalised, floor = _cases(scores, PERSONALISED), _cases(scores, COPY)
     for case in sorted(personalised.keys() ^ floor.keys()):
         model = COPY if case in personalised else PERSONALISED
-        raise ModelError(f"{table}: has no {model} score of {_named(case)}; {_EVALUATE}")
+        raise ModelError(f"{table}: has no {model} score of {_named(case)}; {remedy}")
 
 
 def _check_same_data(first: Entry, other: Entry) -> None:

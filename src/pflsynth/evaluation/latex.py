@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pflsynth.evaluation.comparison import NOT_COMPUTED, Comparison, scopes
 from pflsynth.evaluation.evaluate import COPY
+from pflsynth.evaluation.held_out import HeldOutRow, held_out_remarks, held_out_rows
 from pflsynth.evaluation.table_facts import (
     DASH,
     EVERYTHING,
@@ -14,11 +15,12 @@ from pflsynth.evaluation.table_facts import (
     Rows,
     Scope,
     about,
+    decimals,
     difference_text,
     heading,
+    interval_text,
     main_tests,
     mean_text,
-    megabytes,
     method_budget,
     p_text,
     printed,
@@ -159,20 +161,62 @@ def tests(comparison: Comparison, found: Rows) -> str:
     return _HEADER + table(caption, f"tab:{comparison.name}-tests", columns, lines)
 
 
+def held_out(found: Mapping[int, Comparison]) -> str:
+    """The held-out site: one table for each main metric, with all methods before and after the local fit.
+
+    Args:
+        found: by :func:`pflsynth.evaluation.held_out.open_held_out`, not empty.
+    """
+    one, *_ = found.values()
+    rows, subjects = held_out_rows(found), about(one, Rows(one, MAIN_METRICS, "all"))
+    tables = []
+    for metric in MAIN_METRICS:
+        columns = ("Method", "Fit", "Subjects", heading(metric), "95 % interval", "Seed SD", "Δ", "r", "p")
+        caption = " ".join(
+            (
+                f"{heading(metric)} at {one.held_out}, which did not take part, whole slice: {subjects}.",
+                "Fit: rounds of the site's own training. Mean ± standard deviation over subjects; the best after as "
+                "many rounds in bold.",
+                *held_out_remarks(found),
+                "r: matched-pairs rank-biserial correlation.",
+            )
+        )
+        lines = [_held_out_line(row) for row in rows if row.metric == metric]
+        tables.append(table(caption, f"tab:{one.name}-held-out-{metric}", columns, lines))
+    return _HEADER + "\n".join(tables)
+
+
+def _held_out_line(row: HeldOutRow) -> list[str]:
+    spread = DASH if row.seed_deviation is None else printed(row.seed_deviation, decimals(row.metric))
+    tested = [DASH, DASH, DASH]
+    if row.test is not None:
+        effect = DASH if row.test.effect is None else printed(row.test.effect, 2, "+")
+        tested = [difference_text(row.metric, row.test), effect, p_text(row.test)]
+    return [
+        plain(row.method),
+        numbers(DASH if row.method == COPY else str(row.fit_rounds)),
+        str(row.description.n),
+        numbers(mean_text(row), bold=row.best),
+        " to ".join(map(numbers, interval_text(row).split(" to "))),
+        *map(numbers, (spread, *tested)),
+    ]
+
+
 def communication(comparison: Comparison) -> str:
-    """What the whole training of each method takes and sends."""
-    columns = ("Method", "Rounds", "Steps", "Slices seen", "MB per round", "MB in all")
+    """What the whole training of each method takes, sends and receives."""
+    columns = ("Method", "Rounds", "Steps", "Slices seen", "MB sent", "MB received", "MB in all")
     lines = []
     for method in comparison.methods:
         own = method_budget(comparison, method)
-        cells = [NOT_COMPUTED] * 4
-        if own.all_megabytes is not None:
-            sent = megabytes(own.rounds, own.all_megabytes)
-            cells = [str(own.all_steps), str(own.all_slices), *(printed(value, 2) for value in sent.values())]
+        cells = [NOT_COMPUTED] * 5
+        if (traffic := own.traffic()) is not None:
+            amounts = (traffic.sent, traffic.received, traffic.in_all)
+            sizes = [NOT_COMPUTED if size is None else printed(size, 2) for size in amounts]
+            cells = [str(own.all_steps), str(own.all_slices), *sizes]
         lines.append([plain(method), *map(plain, (str(own.rounds), *cells))])
     notes = "".join(f" {method}: {note.rstrip('.')}." for method, note in comparison.notes.items())
     caption = (
-        "What training takes and sends, all sites together: optimisation steps and slices seen in the whole training, "
-        f"MB one way in a round, and MB of all rounds both ways.{notes}"
+        "What training takes, sends and receives, all sites together: optimisation steps and slices seen in the whole "
+        f"training, MB sent and MB received in a round, and MB of the whole training both ways.{notes}"
     )
     return _HEADER + table(caption, f"tab:{comparison.name}-communication", columns, lines)

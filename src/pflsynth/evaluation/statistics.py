@@ -101,7 +101,8 @@ def paired_test(one: Sequence[float], other: Sequence[float]) -> PairedTest:
     ranks = rankdata(np.abs(differing))
     test = replace(untested, effect=float(np.sum(np.sign(differing) * ranks) / np.sum(ranks)))
     if len(differing) < FEWEST_PAIRS:
-        found = f"{len(differences)} pairs" if len(differing) == len(differences) else f"{len(differing)} unequal pairs"
+        kind = "" if len(differing) == len(differences) else "unequal "
+        found = f"{len(differing)} {kind}{'pair' if len(differing) == 1 else 'pairs'}"
         return replace(test, reason=f"{found}; the test needs at least {FEWEST_PAIRS}")
     return replace(test, p=float(wilcoxon(differing).pvalue))
 

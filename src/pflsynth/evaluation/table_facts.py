@@ -107,6 +107,12 @@ def mean_text(row: Row) -> str:
     return mean if own.deviation is None else f"{mean} ± {printed(own.deviation, digits)}"
 
 
+def interval_text(row: Row) -> str:
+    """The ends of the 95 % interval as printed; a dash where there is none."""
+    low, high, digits = row.description.low, row.description.high, decimals(row.metric)
+    return DASH if low is None or high is None else f"{printed(low, digits)} to {printed(high, digits)}"
+
+
 def difference_text(metric: str, test: PairedTest) -> str:
     """Mean difference of a test as printed, with its sign; a dash where infinite scores leave none."""
     return DASH if math.isnan(test.difference) else printed(test.difference, decimals(metric), "+")
@@ -178,11 +184,6 @@ def remarks_on_tests(comparison: Comparison, tests: Tests) -> list[str]:
         f"No p in {', '.join(metrics)} for {', '.join(methods)}: {reason}."
         for (reason, methods), metrics in without.items()
     ]
-
-
-def megabytes(rounds: int, one_way: float) -> dict[str, float]:
-    """MB of a round one way, and of all rounds both ways, by the column of ``communication.csv``."""
-    return {"mb_one_way_per_round": one_way, "mb_in_all": 2 * rounds * one_way}
 
 
 def method_budget(comparison: Comparison, method: str) -> Budget:

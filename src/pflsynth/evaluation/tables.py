@@ -19,7 +19,9 @@ from rich.table import Table
 
 from pflsynth.evaluation import latex
 from pflsynth.evaluation.comparison import METRIC_NAMES, NOT_COMPUTED, By, Comparison, against, scopes
+from pflsynth.evaluation.costs import Traffic
 from pflsynth.evaluation.evaluate import COPY, PERSONALISED
+from pflsynth.evaluation.held_out import HeldOutRow, held_out_remarks, held_out_rows, open_held_out
 from pflsynth.evaluation.table_facts import (
     DASH,
     EVERYTHING,
@@ -27,16 +29,14 @@ from pflsynth.evaluation.table_facts import (
     Rows,
     Tests,
     about,
-    decimals,
     difference_text,
     heading,
+    interval_text,
     main_tests,
     mean_seconds,
     mean_text,
-    megabytes,
     method_budget,
     p_text,
-    printed,
     remarks,
     remarks_on_tests,
     result_rounds,
@@ -47,11 +47,12 @@ ALL_TRAINERS = "(all)"
 """Stands in ``communication.csv`` for all trainers together; no site can have this name."""
 
 _BY: tuple[By, ...] = ("all", "site", "task")
+_MEGABYTES = ("mb_sent_per_round", "mb_received_per_round", "mb_in_all")
 _CONTEXT = ("model", "round", "split", "seeds", "normalizer", "note")
 
 
 def write_tables(comparison: Comparison, folder: Path | None = None) -> list[Path]:
-    """Write overall, sites, tasks, tests and communication, each as ``.csv`` and ``.tex``.
+    """Write overall, sites, tasks, tests, communication, and held_out if a site was held out: ``.csv`` and ``.tex``.
 
     Args:
         comparison: an opened one.
@@ -61,6 +62,7 @@ def write_tables(comparison: Comparison, folder: Path | None = None) -> list[Pat
         The files, in the order above.
 
     Raises:
+        ModelError: if scores at a held-out site are missing or damaged.
         OSError: disk full, no permission.
     """
     folder = folder or comparison.folder / "tables"
@@ -78,6 +80,9 @@ def write_tables(comparison: Comparison, folder: Path | None = None) -> list[Pat
         "communication.csv": _communication_csv(comparison),
         "communication.tex": latex.communication(comparison),
     }
+    if held_out := open_held_out(comparison):
+        texts["held_out.csv"] = _held_out_csv(held_out)
+        texts["held_out.tex"] = latex.held_out(held_out)
     for name, text in texts.items():
         write_atomic(folder / name, text.encode())
     return [folder / name for name in texts]
@@ -104,13 +109,43 @@ def comparison_table(comparison: Comparison) -> Table:
     return table
 
 
+def held_out_table(found: Mapping[int, Comparison]) -> Table:
+    """The table for the terminal: PSNR and SSIM at the held-out site, before and after the local fit, with tests.
+
+    Args:
+        found: by :func:`pflsynth.evaluation.held_out.open_held_out`, not empty.
+    """
+    one, *_ = found.values()
+    rows = {(row.fit_rounds, row.method, row.metric): row for row in held_out_rows(found)}
+    title = f"{one.held_out}, which did not take part: whole slice, {about(one, Rows(one, MAIN_METRICS, 'all'))}"
+    table = Table(title=escape(title), caption=escape("\n".join(held_out_remarks(found))))
+    table.title_justify = table.caption_justify = "left"
+    for column in ("method", "rounds of local fit", "subjects"):
+        table.add_column(column)
+    for metric in MAIN_METRICS:
+        for column in (heading(metric), "Δ", "p"):
+            table.add_column(column, justify="right")
+    for fit in found:
+        for method in (*one.methods, COPY):
+            own = [rows[fit, method, metric] for metric in MAIN_METRICS]
+            fitted = DASH if method == COPY else str(fit)
+            cells = [cell for row in own for cell in _held_out_cells(row)]
+            table.add_row(escape(method), fitted, str(own[0].description.n), *cells)
+        table.add_section()
+    return table
+
+
+def _held_out_cells(row: HeldOutRow) -> tuple[str, str, str]:
+    mean = f"[bold]{mean_text(row)}[/]" if row.best else mean_text(row)
+    return (mean, "", "") if row.test is None else (mean, difference_text(row.metric, row.test), p_text(row.test))
+
+
 def _terminal_cells(found: Rows, tests: Tests, metric: str, method: str) -> tuple[str, str, str, str]:
-    row, test, digits = found.get(metric, EVERYTHING, method), tests[metric].get(method), decimals(metric)
+    row, test = found.get(metric, EVERYTHING, method), tests[metric].get(method)
     if row is None:
         return NOT_COMPUTED, "", "", ""
-    mean, low, high = mean_text(row), row.description.low, row.description.high
-    mean = f"[bold]{mean}[/]" if method in found.best(metric, EVERYTHING) else mean
-    interval = DASH if low is None or high is None else f"{printed(low, digits)} to {printed(high, digits)}"
+    mean = f"[bold]{mean_text(row)}[/]" if method in found.best(metric, EVERYTHING) else mean_text(row)
+    interval = interval_text(row)
     return (mean, interval, "", "") if test is None else (mean, interval, difference_text(metric, test), p_text(test))
 
 
@@ -154,23 +189,49 @@ def _tests_csv(comparison: Comparison) -> str:
     return _csv(columns, lines)
 
 
+def _held_out_csv(found: Mapping[int, Comparison]) -> str:
+    """One line for each metric, number of rounds of local fit and method, with the reference's test against it."""
+    described = ("subjects", "mean", "sd", "low", "high", "seed_sd")
+    tested = ("reference", "pairs", "difference", "effect", "p", "p_holm")
+    lines = []
+    for row in held_out_rows(found):
+        own, test, comparison = row.description, row.test, found[row.fit_rounds]
+        line = _context(comparison, row.method, site=row.site, metric=row.metric)
+        line |= {"fit_rounds": row.fit_rounds, "seed_sd": row.seed_deviation}
+        line |= {"subjects": own.n, "mean": own.mean, "sd": own.deviation, "low": own.low, "high": own.high}
+        if test is not None:
+            line |= {"reference": comparison.reference, "pairs": test.n, "effect": test.effect}
+            line |= {"difference": None if math.isnan(test.difference) else test.difference}
+            line |= {"p": test.p, "p_holm": test.p_holm, "note": _joined(line["note"], test.reason)}
+        lines.append(line)
+    return _csv(("method", "site", "fit_rounds", "metric", *described, *tested, *_CONTEXT), lines)
+
+
 def _communication_csv(comparison: Comparison) -> str:
-    """What each trainer of each method does and sends; seconds are the mean over seeds, of all trainers together."""
-    columns = ("method", "trainer", "rounds", "steps", "slices", "mb_one_way_per_round", "mb_in_all", "seconds", "note")
+    """What each trainer of each method does, sends and receives; seconds: mean over seeds, of all trainers together."""
+    columns = ("method", "trainer", "rounds", "steps", "slices", *_MEGABYTES, "seconds", "note")
     lines: list[dict[str, Any]] = []
     for method in comparison.methods:
         own, note = method_budget(comparison, method), comparison.notes.get(method, "")
         all_of_them = {"method": method, "trainer": ALL_TRAINERS, "rounds": own.rounds, "note": note}
-        if own.steps is None or own.slices is None or own.megabytes is None:
+        traffic = own.traffic()
+        if own.steps is None or own.slices is None or traffic is None:
             lines.append(all_of_them | {"note": _joined(note, NOT_COMPUTED)})
             continue
         for trainer, steps in own.steps.items():
             line = {"method": method, "trainer": trainer, "rounds": own.rounds, "note": note}
             line |= {"steps": steps, "slices": own.slices[trainer]}
-            lines.append(line | megabytes(own.rounds, own.megabytes[trainer]))
+            lines.append(line | _megabytes(own.traffic(trainer)))
         all_of_them |= {"steps": own.all_steps, "slices": own.all_slices, "seconds": mean_seconds(comparison, method)}
-        lines.append(all_of_them | megabytes(own.rounds, own.all_megabytes or 0.0))
+        lines.append(all_of_them | _megabytes(traffic))
     return _csv(columns, lines)
+
+
+def _megabytes(traffic: Traffic | None) -> dict[str, float | None]:
+    """MB by their columns; empty where they were not recorded."""
+    return (
+        {} if traffic is None else dict(zip(_MEGABYTES, (traffic.sent, traffic.received, traffic.in_all), strict=True))
+    )
 
 
 def _context(comparison: Comparison, method: str, **where: str | None) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from pflsynth.config import SplitName, Task, TrainingConfig
+from pflsynth.config import SplitName, Task
+from pflsynth.config_sections import TrainingConfig
 from pflsynth.data.scaling import BACKGROUND
 from pflsynth.data.slices import SliceStore
 

@@ -98,12 +98,18 @@ def open_personalised(run_folder: Path, site: str, device: str | None = None) ->
         device: torch device; default: the run's.
 
     Raises:
-        UsageError: if the agreement has no such site, or the device cannot be used.
+        UsageError: if the agreement has no such site, or it was held out, or the device cannot be used.
         ModelError: if the run is not finished, or the model is missing, damaged or of another agreement.
     """
     run, config = RunDirectory.open(run_folder)
     if site not in config.sites:
         raise UsageError(f"--site {site}: the run {run_folder} has the sites {', '.join(config.site_names)}")
+    if site in config.held_out:
+        raise UsageError(
+            f"--site {site}: was held out of the training, so {run_folder} has no personalised model of it; how the "
+            "shared parameters serve it, as they are and after a local fit, is scored by: "
+            f"pflsynth compare CONFIG --held-out-site {site}"
+        )
     round_number, _ = run.result(config)
     path = run.personalised_path(site, round_number)
     chosen = use_device(device or config.device, config.threads)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pflsynth.config import TrainingConfig
+from pflsynth.config_sections import TrainingConfig
 from pflsynth.federation.batches import Batch
 from pflsynth.federation.method import LocalRound, Optimizers, SiteNetworks, StepLosses
 from pflsynth.networks.losses import adversarial_loss, discriminator_loss

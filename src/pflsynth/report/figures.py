@@ -197,7 +197,7 @@ def draw_scores(marks: Sequence[Mark], styles: Mapping[str, Style], floor: str, 
                 va="center",
                 annotation_clip=False,
             )
-        _name_rows(axes, [mark.name for mark in marks])
+        name_rows(axes, [mark.name for mark in marks])
         axes.set_xlabel(label)
         means = ", ".join(f"{mark.name} {number(mark.mean, digits)}" for mark in marks)
         return picture(figure, f"{label}, mean and 95 % interval: {means}")
@@ -230,7 +230,7 @@ def draw_differences(
             )
             mean = float(np.mean(own))
             axes.plot((mean, mean), (place - 0.36, place + 0.36), color="black", linewidth=1.6, zorder=5)
-        _name_rows(axes, list(values))
+        name_rows(axes, list(values))
         axes.set_xlabel(f"← method better    {label}    {reference} better →")
         means = ", ".join(f"{name} {number(float(np.mean(own)), digits)}" for name, own in values.items())
         return picture(figure, f"{reference} minus each method, subject by subject, {label}; means: {means}")
@@ -280,7 +280,7 @@ def draw_curves(
         return picture(figure, f"{title}: {label} by round; last: {last}")
 
 
-def _name_rows(axes: Axes, names: Sequence[str]) -> None:
+def name_rows(axes: Axes, names: Sequence[str]) -> None:
     """One row a name, from the top down, with pale lines from the names to the marks."""
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)

@@ -21,6 +21,7 @@ from pflsynth.report.curves import common_limits, learning_curves
 from pflsynth.report.facts import agreement, budget_sentence, facts, not_computed
 from pflsynth.report.figures import Mark, Picture, Style
 from pflsynth.report.formats import SIGNIFICANT, amount, label, listed, task_text
+from pflsynth.report.held_out import held_out_part
 from pflsynth.report.images import Grid, choose, colour_bar, draw_grids
 from pflsynth.report.personalisation import personalisation
 from pflsynth.report.personalisation_figures import draw_personalisation
@@ -98,6 +99,7 @@ def _content(comparison: Comparison, prepared: Path | None) -> dict[str, Any]:
         "metrics_tables": {name: sections.metrics_table(overall, own, order) for name, own in SETTINGS.items()},
         "differences": differences,
         "place_tables": {metric: sections.place_table(comparison, metric, order) for metric in MAIN_METRICS},
+        "held_out": held_out_part(comparison, order, styles),
         "curves": _curve_figures(comparison, styles),
         "grids": grids,
         "no_grids": no_grids,

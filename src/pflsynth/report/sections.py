@@ -152,16 +152,18 @@ def budget_table(found: Mapping[str, Sequence[Budget]]) -> Table:
 
 
 def communication_table(found: Mapping[str, Sequence[Budget]]) -> Table | None:
-    """MB that each site sends in a round, all of them together, and in the whole training; None if unrecorded."""
+    """MB that each site sends in a round, that all send and receive, and in the whole training; None if unrecorded."""
     known = {method: own[0] for method, own in found.items() if own[0].megabytes is not None}
     sites = sorted({trainer for own in known.values() for trainer in own.megabytes or {}} - {CENTRAL})
     lines = []
     for method, own in known.items():
+        traffic = own.traffic()
+        assert traffic is not None  # its megabytes are known
         sent = [number((own.megabytes or {}).get(site, 0.0), 2) for site in sites]
-        total = own.all_megabytes or 0.0
-        cells = [*sent, number(total, 2), number(own.rounds * total, 0)]
+        cells = [*sent, number(traffic.sent, 2), number(traffic.received, 2), number(traffic.in_all, 0)]
         lines.append(Line(method, tuple(map(Cell, cells)), method))
-    return Table(("method", *sites, "all sites", "all rounds"), tuple(lines)) if lines else None
+    headings = ("method", *sites, "all sites send", "all sites receive", "all rounds, both ways")
+    return Table(headings, tuple(lines)) if lines else None
 
 
 def places_of(comparison: Comparison) -> list[Place]:
