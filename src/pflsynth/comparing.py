@@ -14,10 +14,13 @@ from pflsynth import training
 from pflsynth.canonical import differences
 from pflsynth.config import FederationConfig, SplitName
 from pflsynth.data.slices import SliceStore
+from pflsynth.devices import use_device
 from pflsynth.errors import ModelError, UsageError
 from pflsynth.evaluation.comparison import Comparison, open_comparison
 from pflsynth.evaluation.comparison_files import FORMAT, ComparisonRecord, Cost, base_agreement, read_record
-from pflsynth.evaluation.evaluate import Score, evaluate_run, write_scores
+from pflsynth.evaluation.evaluate import Score, evaluate_run, write_evaluation
+from pflsynth.evaluation.feature_files import FeatureWeights, common_weights, read_weights
+from pflsynth.evaluation.feature_metrics import FeatureFiles, open_networks
 from pflsynth.evaluation.held_out import HeldOutRow, held_out_scores, summarize_held_out
 from pflsynth.evaluation.tables import write_tables
 from pflsynth.federation.methods import METHODS, PAPER, method_of
@@ -47,6 +50,7 @@ class Plan:
     split: SplitName
     held_out: str | None
     fit_rounds: int
+    features: FeatureFiles
 
     def config(self, method: str, seed: int) -> FederationConfig:
         """The configuration of one run."""
@@ -85,8 +89,9 @@ def plan(
     split: SplitName = "test",
     held_out: str | None = None,
     fit_rounds: int = 5,
+    features: FeatureFiles | None = None,
 ) -> Plan:
-    """Check, before any training starts, that every method is known and can train the tasks.
+    """Check, before any training starts, that every method is known and can train the tasks, and the feature networks.
 
     Args:
         base: the agreement; its method and seed are replaced.
@@ -95,9 +100,11 @@ def plan(
         split: of the subjects to score.
         held_out: a site that is left out of the training and served afterwards.
         fit_rounds: rounds of its own training after which it is scored again.
+        features: weights of LPIPS and FID; default: neither is computed.
 
     Raises:
         UsageError: an unknown method, one that cannot do these tasks, or an unknown site to hold out.
+        ModelError: weights that are missing, have another SHA-256, or are of another network.
     """
     if held_out is not None:
         if held_out not in base.sites:
@@ -105,9 +112,10 @@ def plan(
         if len(base.sites) == 1:
             raise UsageError(f"--held-out-site {held_out}: it is the only site, so none is left to train")
         base = base.model_copy(update={"held_out": (held_out,), "quorum": None})
-    planned = Plan(base, tuple(methods), tuple(seeds), split, held_out, fit_rounds)
+    planned = Plan(base, tuple(methods), tuple(seeds), split, held_out, fit_rounds, features or FeatureFiles())
     for method in methods:
         method_of(planned.config(method, planned.seeds[0]))
+    open_networks(planned.features, base.image.size, use_device(base.device, base.threads))
     return planned
 
 
@@ -133,6 +141,7 @@ def compare(planned: Plan, prepared: Path, out: Path, observer: ComparisonObserv
         split=planned.split,
         held_out=planned.held_out,
         prepared=prepared.absolute(),
+        weights=_weights(out, planned),
     )
     _check_same(out, record)
     out.mkdir(parents=True, exist_ok=True)
@@ -142,14 +151,14 @@ def compare(planned: Plan, prepared: Path, out: Path, observer: ComparisonObserv
     for number, (method, seed) in enumerate(runs, 1):
         config, folder = planned.config(method, seed), run_folder(out, method, seed)
         _train(config, prepared, folder, observer.on_run(method, seed, number, len(runs), config.rounds))
-        _evaluate(folder, planned.split)
+        _evaluate(folder, planned.split, planned.features)
         if planned.held_out is not None:
             store = SliceStore(prepared / planned.held_out)
             held_out_scores(folder, store, planned.split, planned.fit_rounds)
         seconds[method][seed] = sum(line["seconds"] for line in RunDirectory(folder).records("timings.jsonl"))
     costs = {method: _cost(planned.config(method, planned.seeds[0]), prepared, seconds[method]) for method in seconds}
     notes = {method: note for method in planned.methods if (note := _note(planned.config(method, planned.seeds[0])))}
-    _write(out, record.model_copy(update={"costs": costs, "notes": notes}))
+    _write(out, record.model_copy(update={"costs": costs, "notes": notes, "weights": _weights(out, planned)}))
     return report(out)
 
 
@@ -214,11 +223,19 @@ def _train(config: FederationConfig, prepared: Path, folder: Path, observer: Rou
     training.resume(folder, observer, prepared)
 
 
-def _evaluate(folder: Path, split: SplitName) -> None:
+def _evaluate(folder: Path, split: SplitName, features: FeatureFiles) -> None:
+    """Evaluate a run, unless that was done with all that is asked for."""
     path = folder / "evaluation" / split / "scores.csv"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_scores(path, evaluate_run(folder, split))
+    if not path.exists() or not read_weights(path.parent).cover(features.weights):
+        write_evaluation(path, evaluate_run(folder, split, files=features))
+
+
+def _weights(out: Path, planned: Plan) -> FeatureWeights:
+    """The weights that are asked for, and those of the evaluations that stay as they are: all of one kind."""
+    wanted = planned.features.weights
+    runs = [run_folder(out, method, seed) for method in planned.methods for seed in planned.seeds]
+    evaluations = [run / "evaluation" / planned.split for run in runs]
+    return common_weights([own for own in evaluations if read_weights(own).cover(wanted)], {out: wanted})
 
 
 def held_out_rows(out: Path, planned: Plan, prepared: Path) -> list[HeldOutRow]:

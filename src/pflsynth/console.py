@@ -16,7 +16,8 @@ from rich.table import Table
 from pflsynth.config import SPLITS
 from pflsynth.data.plan import SitePlan
 from pflsynth.data.prepare import PrepareReport
-from pflsynth.evaluation.evaluate import COPY, Summary
+from pflsynth.evaluation.evaluate import COPY, PERSONALISED, Summary
+from pflsynth.evaluation.feature_files import FidScore
 from pflsynth.quality.findings import Level
 from pflsynth.quality.site import SiteCheck
 
@@ -129,6 +130,25 @@ def score_table(summaries: Sequence[Summary], title: str) -> Table:
         cells = [_with_deviation(row, name, 2 if name.startswith("psnr") else 3) for name, _ in columns]
         gain = row.mean["psnr"] - floor
         table.add_row(row.site, row.task, str(row.subjects), *cells, f"{floor:.2f}", f"{gain:+.2f}")
+    return table
+
+
+def feature_table(summaries: Sequence[Summary], fids: Sequence[FidScore]) -> Table:
+    """LPIPS (mean ± standard deviation over subjects) and FID of each site and task, as far as they were computed."""
+    notes = dict.fromkeys(f"FID: {row.note}" for row in fids if row.note)
+    table = Table(title="LPIPS and FID: less is better", caption="\n".join(map(escape, notes)), title_justify="left")
+    table.caption_justify = "left"
+    for heading in ("site", "task", "LPIPS", "copy LPIPS", "FID", "copy FID", "slices"):
+        table.add_column(heading, justify="left" if heading in ("site", "task") else "right")
+    lpips = {
+        (row.site, row.task, row.model): _with_deviation(row, "lpips", 3) for row in summaries if "lpips" in row.mean
+    }
+    found = {(row.site, row.task, row.model): row for row in fids}
+    for site, task in dict.fromkeys((row.site, row.task) for row in summaries):
+        keys = [(site, task, model) for model in (PERSONALISED, COPY)]
+        own = [found.get(key) for key in keys]
+        values = ["" if row is None or row.fid is None else f"{row.fid:.2f}" for row in own]
+        table.add_row(site, task, *(lpips.get(key, "") for key in keys), *values, str(own[0].images) if own[0] else "")
     return table
 
 

@@ -26,7 +26,8 @@ from pflsynth.evaluation.table_facts import (
     remarks_on_tests,
 )
 
-_HEADER = "% Made by pflsynth compare. Needs \\usepackage{booktabs}.\n"
+HEADER = "% Made by pflsynth compare. Needs \\usepackage{booktabs}.\n"
+"""The first line of every file."""
 
 _SPECIAL = {character: f"\\{character}" for character in "_&%#${}"} | {
     "\\": r"\textbackslash{}",
@@ -86,7 +87,7 @@ def overall(comparison: Comparison, found: Rows) -> str:
         columns = [(heading(metric), metric, EVERYTHING) for metric in metrics]
         label = f"tab:{comparison.name}-overall-{place}"
         tables.append(_scores(comparison, found, setting, label, columns))
-    return _HEADER + "\n".join(tables)
+    return HEADER + "\n".join(tables)
 
 
 def sites(comparison: Comparison, found: Rows) -> str:
@@ -96,7 +97,7 @@ def sites(comparison: Comparison, found: Rows) -> str:
     for scope in scopes(comparison, "site"):
         columns = [(heading(metric), metric, scope) for metric in metrics]
         tables.append(_scores(comparison, found, setting, f"tab:{comparison.name}-site-{scope[0]}", columns))
-    return _HEADER + "\n".join(tables)
+    return HEADER + "\n".join(tables)
 
 
 def tasks(comparison: Comparison, found: Rows) -> str:
@@ -107,7 +108,7 @@ def tasks(comparison: Comparison, found: Rows) -> str:
         columns = [(f"{scope[1]}, {metric.upper()}", metric, scope) for scope in own for metric in MAIN_METRICS]
         label = f"tab:{comparison.name}-tasks-{site}"
         tables.append(_scores(comparison, found, "whole slice", label, columns))
-    return _HEADER + "\n".join(tables)
+    return HEADER + "\n".join(tables)
 
 
 def _scores(
@@ -156,7 +157,7 @@ def tests(comparison: Comparison, found: Rows) -> str:
             *remarks(comparison, found, [(metric, EVERYTHING) for metric in MAIN_METRICS]),
         )
     )
-    return _HEADER + table(caption, f"tab:{comparison.name}-tests", columns, lines)
+    return HEADER + table(caption, f"tab:{comparison.name}-tests", columns, lines)
 
 
 def communication(comparison: Comparison) -> str:
@@ -175,4 +176,4 @@ def communication(comparison: Comparison) -> str:
         "What training takes and sends, all sites together: optimisation steps and slices seen in the whole training, "
         f"MB one way in a round, and MB of all rounds both ways.{notes}"
     )
-    return _HEADER + table(caption, f"tab:{comparison.name}-communication", columns, lines)
+    return HEADER + table(caption, f"tab:{comparison.name}-communication", columns, lines)

@@ -20,6 +20,7 @@ from rich.table import Table
 from pflsynth.evaluation import latex
 from pflsynth.evaluation.comparison import METRIC_NAMES, NOT_COMPUTED, By, Comparison, against, scopes
 from pflsynth.evaluation.evaluate import COPY, PERSONALISED
+from pflsynth.evaluation.feature_tables import FidRow, fid_latex, fid_rows
 from pflsynth.evaluation.table_facts import (
     DASH,
     EVERYTHING,
@@ -51,7 +52,7 @@ _CONTEXT = ("model", "round", "split", "seeds", "normalizer", "note")
 
 
 def write_tables(comparison: Comparison, folder: Path | None = None) -> list[Path]:
-    """Write overall, sites, tasks, tests and communication, each as ``.csv`` and ``.tex``.
+    """Write overall, sites, tasks, tests, communication, and fid if there is any, each as ``.csv`` and ``.tex``.
 
     Args:
         comparison: an opened one.
@@ -61,6 +62,7 @@ def write_tables(comparison: Comparison, folder: Path | None = None) -> list[Pat
         The files, in the order above.
 
     Raises:
+        ModelError: if a run's FIDs are damaged.
         OSError: disk full, no permission.
     """
     folder = folder or comparison.folder / "tables"
@@ -78,6 +80,10 @@ def write_tables(comparison: Comparison, folder: Path | None = None) -> list[Pat
         "communication.csv": _communication_csv(comparison),
         "communication.tex": latex.communication(comparison),
     }
+    if fids := fid_rows(comparison):
+        texts |= {"fid.csv": _fid_csv(comparison, fids), "fid.tex": fid_latex(comparison, fids)}
+    for name in {"fid.csv", "fid.tex"} - texts.keys():
+        (folder / name).unlink(missing_ok=True)  # of a comparison that had some
     for name, text in texts.items():
         write_atomic(folder / name, text.encode())
     return [folder / name for name in texts]
@@ -151,6 +157,17 @@ def _tests_csv(comparison: Comparison) -> str:
                 line |= {"effect": test.effect, "p": test.p, "p_holm": test.p_holm}
                 line["note"] = _joined(comparison.notes.get(method), test.reason)
                 lines.append(line)
+    return _csv(columns, lines)
+
+
+def _fid_csv(comparison: Comparison, fids: Sequence[FidRow]) -> str:
+    """One line for each site, task and method; ``fid`` is the mean over seeds. There are no tests."""
+    columns = ("method", "site", "task", "images", "features", "fid", "seed_sd", *_CONTEXT, "fid_sha256")
+    lines = []
+    for row in fids:
+        line = _context(comparison, row.method, site=row.site, task=row.task)
+        line |= {"images": row.images, "features": row.features, "fid": row.mean, "seed_sd": row.seed_deviation}
+        lines.append(line | {"note": _joined(line["note"], row.note), "fid_sha256": row.fid_sha256})
     return _csv(columns, lines)
 
 
