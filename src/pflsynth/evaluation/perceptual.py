@@ -237,10 +237,9 @@ def frechet_distance(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov
         )
     if not all(np.isfinite(values).all() for values in (mean1, cov1, mean2, cov2)):
         raise ModelError("the Fréchet distance needs finite features, but some are infinite or not a number")
-    # C1 C2 has the eigenvalues of C1^½ C2 C1^½, which is symmetric: that takes a fraction of the time of a matrix root.
     own, axes = linalg.eigh(cov1)
     root1 = (axes * np.sqrt(own.clip(0))) @ axes.T
-    product = linalg.eigvalsh(root1 @ cov2 @ root1)
+    product = linalg.eigvalsh(root1 @ cov2 @ root1)  # the eigenvalues of C1 C2, much sooner than its root
     size = float(np.trace(cov1) + np.trace(cov2))
     # Covariances have no negative eigenvalues; rounding leaves far less than this.
     if own.min() < -1e-3 * abs(size) or product.min() < -1e-3 * size**2:
