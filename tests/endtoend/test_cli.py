@@ -153,6 +153,7 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> FeatureFiles:
     return FeatureFiles(lpips_that_can_be_worked_out(folder), fid=scripted(Means(), folder / "means.pt"))
 
 
+@pytest.mark.slow
 def test_evaluate_computes_lpips_and_fid_if_they_are_asked_for(
     trained: Path, networks: FeatureFiles, tmp_path: Path
 ) -> None:
