@@ -134,21 +134,21 @@ def score_table(summaries: Sequence[Summary], title: str) -> Table:
 
 
 def feature_table(summaries: Sequence[Summary], fids: Sequence[FidScore]) -> Table:
-    """LPIPS (mean ± standard deviation over subjects) and FID of each site and task, as far as they were computed."""
+    """LPIPS (mean ± standard deviation over subjects) and FID of each site and task; columns of what was computed."""
     notes = dict.fromkeys(f"FID: {row.note}" for row in fids if row.note)
-    table = Table(title="LPIPS and FID: less is better", caption="\n".join(map(escape, notes)), title_justify="left")
-    table.caption_justify = "left"
-    for heading in ("site", "task", "LPIPS", "copy LPIPS", "FID", "copy FID", "slices"):
-        table.add_column(heading, justify="left" if heading in ("site", "task") else "right")
+    table = Table("site", "task", title="Less is better", caption=escape("\n".join(notes)))
+    table.title_justify = table.caption_justify = "left"
     lpips = {
         (row.site, row.task, row.model): _with_deviation(row, "lpips", 3) for row in summaries if "lpips" in row.mean
     }
-    found = {(row.site, row.task, row.model): row for row in fids}
-    for site, task in dict.fromkeys((row.site, row.task) for row in summaries):
-        keys = [(site, task, model) for model in (PERSONALISED, COPY)]
-        own = [found.get(key) for key in keys]
-        values = ["" if row is None or row.fid is None else f"{row.fid:.2f}" for row in own]
-        table.add_row(site, task, *(lpips.get(key, "") for key in keys), *values, str(own[0].images) if own[0] else "")
+    values = {(row.site, row.task, row.model): "–" if row.fid is None else f"{row.fid:.2f}" for row in fids}
+    slices = {(row.site, row.task): str(row.images) for row in fids}
+    headings = [f"{copy}{name}" for name, own in (("LPIPS", lpips), ("FID", values)) if own for copy in ("", "copy ")]
+    for heading in (*headings, *(["slices"] if fids else [])):
+        table.add_column(heading, justify="right")
+    for place in dict.fromkeys((row.site, row.task) for row in summaries):
+        cells = [own[(*place, model)] for own in (lpips, values) if own for model in (PERSONALISED, COPY)]
+        table.add_row(*place, *cells, *([slices[place]] if fids else []))
     return table
 
 

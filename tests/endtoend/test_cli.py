@@ -169,7 +169,7 @@ def test_evaluate_computes_lpips_and_fid_if_they_are_asked_for(
         if row["model"] == "personalised":
             line = next(
                 line
-                for line in shown.out.partition("LPIPS and FID")[2].splitlines()
+                for line in shown.out.partition("Less is better")[2].splitlines()
                 if row["site"] in line and row["task"] in line
             )
             keys = ("site", "task", "model")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from pflsynth.config import Task
+from pflsynth.console import feature_table
 from pflsynth.errors import DataError, ModelError
 from pflsynth.evaluation.evaluate import Evaluation, evaluate_run, summarize, write_evaluation
 from pflsynth.evaluation.feature_files import (
@@ -142,6 +143,17 @@ def test_summaries_have_lpips_if_all_scores_have_it(evaluation: Evaluation) -> N
     assert first.mean["lpips"] == fmean(value for value in own if value is not None)
     some = [replace(evaluation.scores[0], lpips=None), *evaluation.scores[1:]]
     assert tuple(summarize(some)[0].mean) == SCORE_NAMES
+
+
+def test_the_terminal_shows_what_was_computed(evaluation: Evaluation) -> None:
+    summaries = summarize(evaluation.scores)
+    both = [column.header for column in feature_table(summaries, evaluation.fids).columns]
+    assert both == ["site", "task", "LPIPS", "copy LPIPS", "FID", "copy FID", "slices"]
+    assert [column.header for column in feature_table(summaries, []).columns] == both[:4]
+    without = summarize(replace(own, lpips=None) for own in evaluation.scores)
+    table = feature_table(without, [replace(own, fid=None) for own in evaluation.fids])
+    assert [column.header for column in table.columns] == [*both[:2], *both[4:]]
+    assert set(table.columns[2].cells) == {"–"}
 
 
 # ------------------------------------------------------------------------------------------------------- what is asked

@@ -179,7 +179,12 @@ def test_the_terminal_shows_both(comparison: Comparison, tmp_path: Path) -> None
     assert ["copy", "0.686 ± 0.013", *["40.00"] * 4] in cells
     assert ["pflsynth", "0.525 ± 0.013", "11.00 ± 1.41", "12.00 ± 1.41", "13.00 ± 1.41", "14.00 ± 1.41"] in cells
     assert "no p-value" in text
-    assert feature_table(open_comparison(write_comparison(tmp_path / "out"))) is None
+    write_comparison(tmp_path / "out")
+    assert feature_table(open_comparison(tmp_path / "out")) is None
+    write_fids(tmp_path / "out", "pflsynth", 0)
+    alone = feature_table(open_comparison(tmp_path / "out"))
+    assert alone is not None
+    assert [str(column.header)[:4] for column in alone.columns] == ["meth", *["FID "] * 4]  # no LPIPS was computed
 
 
 # -------------------------------------------------------------------------------------------------------------- report

@@ -18,7 +18,7 @@ from pflsynth.evaluation import latex
 from pflsynth.evaluation.comparison import NOT_COMPUTED, Comparison, Entry, scopes
 from pflsynth.evaluation.evaluate import COPY, PERSONALISED
 from pflsynth.evaluation.feature_files import FeatureWeights, FidScore, common_weights, read_fids, read_weights
-from pflsynth.evaluation.table_facts import MAIN_METRICS, Rows, about, mean_text, printed, remarks
+from pflsynth.evaluation.table_facts import EVERYTHING, MAIN_METRICS, Rows, about, mean_text, printed, remarks
 
 DECIMALS = 2
 
@@ -133,26 +133,28 @@ def fid_latex(comparison: Comparison, rows: Sequence[FidRow]) -> str:
         )
         columns = ("Method", *(str(task) for _, task in own))
         tables.append(latex.table(caption, f"tab:{comparison.name}-fid-{site}", columns, lines))
-    return latex.HEADER + "\n".join(tables)
+    return latex.file_of(tables)
 
 
 def feature_table(comparison: Comparison) -> Table | None:
     """The table for the terminal: LPIPS over all sites, and FID at each site and task; None if neither was computed."""
     lpips, fids = Rows(comparison, ("lpips",), "all"), fid_rows(comparison)
-    if not fids and not lpips.subjects((None, None)):
+    has_lpips = lpips.subjects(EVERYTHING) > 0
+    if not fids and not has_lpips:
         return None
-    places = list(dict.fromkeys((row.site, row.task) for row in fids))
-    found = {(row.site, row.task, row.method): row.text for row in fids}
-    caption = ["LPIPS: mean ± standard deviation over subjects of all sites.", *(fid_sentences(fids) if fids else ())]
-    table = Table(title="LPIPS and FID: less is better", caption=escape("\n".join(caption)))
-    table.title_justify = table.caption_justify = "left"
+    sentences = ["LPIPS: mean ± standard deviation over subjects of all sites; less is better."] if has_lpips else []
+    sentences += fid_sentences(fids) if fids else []
+    table = Table(caption=escape("\n".join(sentences)))
+    table.caption_justify = "left"
     table.add_column("method", no_wrap=True)
-    for heading in ("LPIPS", *(f"FID {site} {task}" for site, task in places)):
+    places = list(dict.fromkeys((row.site, row.task) for row in fids))
+    for heading in (*(["LPIPS"] if has_lpips else []), *(f"FID {site} {task}" for site, task in places)):
         table.add_column(escape(heading), justify="right")
+    found = {(row.site, row.task, row.method): row.text for row in fids}
     for method in (*comparison.methods, COPY):
-        row = lpips.get("lpips", (None, None), method)
-        cells = [found.get((*place, method), NOT_COMPUTED) for place in places]
-        table.add_row(escape(method), NOT_COMPUTED if row is None else mean_text(row), *cells)
+        row = lpips.get("lpips", EVERYTHING, method)
+        cells = [NOT_COMPUTED if row is None else mean_text(row)] if has_lpips else []
+        table.add_row(escape(method), *cells, *(found.get((*place, method), NOT_COMPUTED) for place in places))
     return table
 
 

@@ -26,8 +26,7 @@ from pflsynth.evaluation.table_facts import (
     remarks_on_tests,
 )
 
-HEADER = "% Made by pflsynth compare. Needs \\usepackage{booktabs}.\n"
-"""The first line of every file."""
+_HEADER = "% Made by pflsynth compare. Needs \\usepackage{booktabs}.\n"
 
 _SPECIAL = {character: f"\\{character}" for character in "_&%#${}"} | {
     "\\": r"\textbackslash{}",
@@ -80,6 +79,11 @@ def table(caption: str, label: str, columns: Sequence[str], lines: Sequence[Sequ
     return "\n".join(parts) + "\n"
 
 
+def file_of(tables: Sequence[str]) -> str:
+    """The text of a file of tables."""
+    return _HEADER + "\n".join(tables)
+
+
 def overall(comparison: Comparison, found: Rows) -> str:
     """All sites together: one table for each setting."""
     tables = []
@@ -87,7 +91,7 @@ def overall(comparison: Comparison, found: Rows) -> str:
         columns = [(heading(metric), metric, EVERYTHING) for metric in metrics]
         label = f"tab:{comparison.name}-overall-{place}"
         tables.append(_scores(comparison, found, setting, label, columns))
-    return HEADER + "\n".join(tables)
+    return file_of(tables)
 
 
 def sites(comparison: Comparison, found: Rows) -> str:
@@ -97,7 +101,7 @@ def sites(comparison: Comparison, found: Rows) -> str:
     for scope in scopes(comparison, "site"):
         columns = [(heading(metric), metric, scope) for metric in metrics]
         tables.append(_scores(comparison, found, setting, f"tab:{comparison.name}-site-{scope[0]}", columns))
-    return HEADER + "\n".join(tables)
+    return file_of(tables)
 
 
 def tasks(comparison: Comparison, found: Rows) -> str:
@@ -108,7 +112,7 @@ def tasks(comparison: Comparison, found: Rows) -> str:
         columns = [(f"{scope[1]}, {metric.upper()}", metric, scope) for scope in own for metric in MAIN_METRICS]
         label = f"tab:{comparison.name}-tasks-{site}"
         tables.append(_scores(comparison, found, "whole slice", label, columns))
-    return HEADER + "\n".join(tables)
+    return file_of(tables)
 
 
 def _scores(
@@ -157,7 +161,7 @@ def tests(comparison: Comparison, found: Rows) -> str:
             *remarks(comparison, found, [(metric, EVERYTHING) for metric in MAIN_METRICS]),
         )
     )
-    return HEADER + table(caption, f"tab:{comparison.name}-tests", columns, lines)
+    return _HEADER + table(caption, f"tab:{comparison.name}-tests", columns, lines)
 
 
 def communication(comparison: Comparison) -> str:
@@ -176,4 +180,4 @@ def communication(comparison: Comparison) -> str:
         "What training takes and sends, all sites together: optimisation steps and slices seen in the whole training, "
         f"MB one way in a round, and MB of all rounds both ways.{notes}"
     )
-    return HEADER + table(caption, f"tab:{comparison.name}-communication", columns, lines)
+    return _HEADER + table(caption, f"tab:{comparison.name}-communication", columns, lines)
