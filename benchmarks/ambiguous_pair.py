@@ -51,7 +51,7 @@ def main() -> None:
         if not run.exists():
             with terminal.progress() as bar:
                 train(config, options.prepared, run, TrainingProgress(terminal, bar, config.rounds))
-        rows = summarize(evaluate_run(run, "test", options.prepared))
+        rows = summarize(evaluate_run(run, "test", options.prepared).scores)
         psnr[label] = {(row.site, row.task): row.mean["psnr"] for row in rows if row.model == PERSONALISED}
     results: list[dict[str, object]] = [{label: fmean(scores.values()) for label, scores in psnr.items()}]
     print("| site | task | " + " | ".join(f"{label}: PSNR dB" for label in VARIANTS) + " |")

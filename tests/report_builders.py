@@ -23,7 +23,7 @@ def train_comparison(folder: Path, tiny: Tiny, methods: Sequence[str], seeds: Se
             training.train(changed(config, method=method, seed=seed), tiny.prepared, run, Silent())
             scores = scores_path(run)
             scores.parent.mkdir(parents=True)
-            write_scores(scores, evaluate_run(run, "test"))
+            write_scores(scores, evaluate_run(run, "test").scores)
     content = {
         "format": 1,
         "name": "tiny",

@@ -17,7 +17,21 @@ from pflsynth.comparison_verbs import compare, report
 from pflsynth.config import SplitName
 from pflsynth.data_verbs import check, prepare
 from pflsynth.errors import DataError, PflsynthError, UsageError
-from pflsynth.options import AsJson, Device, Force, Overrides, PreparedOrRuns, RunFolder
+from pflsynth.options import (
+    AsJson,
+    Device,
+    Fid,
+    FidSha256,
+    Force,
+    Lpips,
+    LpipsHeads,
+    LpipsHeadsSha256,
+    LpipsSha256,
+    Overrides,
+    PreparedOrRuns,
+    RunFolder,
+    feature_files,
+)
 
 app = typer.Typer(
     name="pflsynth",
@@ -107,35 +121,55 @@ def evaluate(
     split: Annotated[SplitName, typer.Option("--split", help="subjects to score")] = "test",
     prepared: PreparedOrRuns = None,
     out: Annotated[Path | None, typer.Option("--out", help="default: RUN/evaluation/SPLIT/scores.csv")] = None,
+    lpips: Lpips = None,
+    lpips_sha256: LpipsSha256 = None,
+    lpips_heads: LpipsHeads = None,
+    lpips_heads_sha256: LpipsHeadsSha256 = None,
+    fid: Fid = None,
+    fid_sha256: FidSha256 = None,
     device: Device = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Score the personalised model of every site: PSNR and SSIM per subject, beside copying the source.
 
+    LPIPS and FID are computed with weights that you provide: docs/compare.md says which, and from where.
+
     \b
-    Example:
+    Examples:
       pflsynth evaluate --run runs/first --split test
+      pflsynth evaluate --run runs/first --fid inception-2015-12-05.pt --fid-sha256 HEX
     """
-    from pflsynth.console import Terminal, score_table
-    from pflsynth.evaluation.evaluate import evaluate_run, summarize, write_scores
+    from pflsynth.console import Terminal, feature_table, score_table
+    from pflsynth.evaluation.evaluate import evaluate_run, summarize, write_evaluation
+    from pflsynth.evaluation.feature_files import FILES
 
     terminal = Terminal(as_json)
+    files = feature_files((lpips, lpips_sha256), (lpips_heads, lpips_heads_sha256), (fid, fid_sha256))
     path = out or run / "evaluation" / split / "scores.csv"
-    if path.exists() and not force:
-        raise UsageError(f"{path}: exists already; choose another --out or overwrite with --force")
+    for existing in (path, *(path.with_name(name) for name in FILES)):
+        if existing.exists() and not force:
+            raise UsageError(f"{existing}: exists already; choose another --out or overwrite with --force")
     with terminal.progress() as bar:
         task = bar.add_task("evaluate", total=None)
-        scores = evaluate_run(
-            run, split, prepared, device, lambda site: bar.update(task, description=f"evaluate {site}")
+        evaluation = evaluate_run(
+            run, split, prepared, device, lambda site: bar.update(task, description=f"evaluate {site}"), files
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_scores(path, scores)
+    write_evaluation(path, evaluation)
+    scores, fids = evaluation.scores, evaluation.fids
     summaries = summarize(scores)
     title = f"personalised model, round {scores[0].round}, {split} subjects: mean ± SD over subjects"
     terminal.table(score_table(summaries, title))
+    if files.weights.by_metric():
+        terminal.table(feature_table(summaries, fids))
     terminal.say(f"per subject: {path}")
-    terminal.document({"scores": [asdict(score) for score in scores], "summary": [asdict(row) for row in summaries]})
+    document: dict[str, object] = {
+        "scores": [asdict(score) for score in scores],
+        "summary": [asdict(row) for row in summaries],
+    }
+    if files.weights.by_metric():
+        document |= {"fid": [asdict(row) for row in fids], "weights": evaluation.weights.model_dump()}
+    terminal.document(document)
 
 
 @app.command()

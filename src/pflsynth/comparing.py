@@ -4,57 +4,32 @@ from __future__ import annotations
 
 import csv
 import io
-import math
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Protocol
 
 from pflsynth import training
 from pflsynth.canonical import differences
+from pflsynth.comparison_runs import ComparisonObserver, Job, Plan, do, run_folder
 from pflsynth.config import FederationConfig, SplitName
 from pflsynth.data.slices import SliceStore
+from pflsynth.devices import use_device
 from pflsynth.errors import DataError, ModelError, UsageError
 from pflsynth.evaluation.comparison import Comparison, open_comparison
 from pflsynth.evaluation.comparison_files import FORMAT, ComparisonRecord, base_agreement, read_record
 from pflsynth.evaluation.costs import Cost
-from pflsynth.evaluation.evaluate import Score, evaluate_run, write_scores
-from pflsynth.evaluation.held_out import held_out_scores, open_held_out
+from pflsynth.evaluation.evaluate import Score
+from pflsynth.evaluation.feature_files import FeatureWeights, common_weights, read_weights
+from pflsynth.evaluation.feature_metrics import FeatureFiles, open_networks
+from pflsynth.evaluation.held_out import open_held_out
 from pflsynth.evaluation.tables import write_tables
 from pflsynth.federation.methods import METHODS, PAPER, method_of
-from pflsynth.federation.rounds import RoundObserver
 from pflsynth.files import write_atomic, write_json
 from pflsynth.report.html import write_report
-from pflsynth.runs import RunDirectory
 from pflsynth.workers import each
 
 GROUPS: Mapping[str, tuple[str, ...]] = {"paper": PAPER, "all": tuple(METHODS)}
 """Names that stand for several methods."""
-
-
-class ComparisonObserver(Protocol):
-    """Hears which run of how many begins; gives the observer of its rounds."""
-
-    def on_run(self, method: str, seed: int, number: int, runs: int, rounds: int) -> RoundObserver:
-        """A run begins, goes on, or is there already."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is to be compared: one configuration for every run."""
-
-    base: FederationConfig
-    methods: tuple[str, ...]
-    seeds: tuple[int, ...]
-    split: SplitName
-    held_out: str | None
-    fit_rounds: int
-
-    def config(self, method: str, seed: int) -> FederationConfig:
-        """The configuration of one run."""
-        name = f"{self.base.name}-{method}-{seed}"
-        return self.base.model_copy(update={"method": method, "seed": seed, "name": name})
 
 
 def chosen_methods(text: str) -> tuple[str, ...]:
@@ -88,8 +63,9 @@ def plan(
     split: SplitName = "test",
     held_out: str | None = None,
     fit_rounds: int = 5,
+    features: FeatureFiles | None = None,
 ) -> Plan:
-    """Check, before any training starts, that every method is known and can train the tasks.
+    """Check, before any training starts, that every method is known and can train the tasks, and the feature networks.
 
     Args:
         base: the agreement; its method and seed are replaced.
@@ -98,9 +74,11 @@ def plan(
         split: of the subjects to score.
         held_out: a site that is left out of the training and served afterwards.
         fit_rounds: rounds of its own training after which it is scored again.
+        features: weights of LPIPS and FID; default: neither is computed.
 
     Raises:
         UsageError: an unknown method, one that cannot do these tasks, or an unknown site to hold out.
+        ModelError: weights that are missing, have another SHA-256, or are of another network.
     """
     if held_out is not None:
         if held_out not in base.sites:
@@ -108,35 +86,11 @@ def plan(
         if len(base.sites) == 1:
             raise UsageError(f"--held-out-site {held_out}: it is the only site, so none is left to train")
         base = base.model_copy(update={"held_out": (held_out,), "quorum": None})
-    planned = Plan(base, tuple(methods), tuple(seeds), split, held_out, fit_rounds)
+    planned = Plan(base, tuple(methods), tuple(seeds), split, held_out, fit_rounds, features or FeatureFiles())
     for method in methods:
         method_of(planned.config(method, planned.seeds[0]))
+    open_networks(planned.features, base.image.size, use_device(base.device, base.threads))
     return planned
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One run of a comparison: the ``number``-th of ``runs``."""
-
-    planned: Plan
-    method: str
-    seed: int
-    prepared: Path
-    out: Path
-    number: int
-    runs: int
-    observer: ComparisonObserver
-
-
-def _do(job: _Job) -> float:
-    """Train and evaluate one run, as far as it is not done; returns the seconds of its rounds."""
-    planned, folder = job.planned, run_folder(job.out, job.method, job.seed)
-    config = planned.config(job.method, job.seed)
-    _train(config, job.prepared, folder, job.observer.on_run(job.method, job.seed, job.number, job.runs, config.rounds))
-    _evaluate(folder, planned.split)
-    if planned.held_out is not None:
-        held_out_scores(folder, SliceStore(job.prepared / planned.held_out), planned.split, planned.fit_rounds)
-    return math.fsum(line["seconds"] for line in RunDirectory(folder).records("timings.jsonl"))
 
 
 def compare(planned: Plan, prepared: Path, out: Path, observer: ComparisonObserver) -> Comparison:
@@ -162,23 +116,24 @@ def compare(planned: Plan, prepared: Path, out: Path, observer: ComparisonObserv
         held_out=planned.held_out,
         fit_rounds=planned.fit_rounds if planned.held_out is not None else None,
         prepared=prepared.absolute(),
+        weights=_weights(out, planned),
     )
     _check_same(out, record)
     out.mkdir(parents=True, exist_ok=True)
     _write(out, record)
     runs = [(method, seed) for seed in planned.seeds for method in planned.methods]
     jobs = {
-        f"{method}, seed {seed}": _Job(planned, method, seed, prepared, out, number, len(runs), observer)
+        f"{method}, seed {seed}": Job(planned, method, seed, prepared, out, number, len(runs), observer)
         for number, (method, seed) in enumerate(runs, 1)
     }
     seconds: dict[str, dict[int, float]] = {method: {} for method in planned.methods}
-    for name, taken in each(_do, jobs, planned.base.workers):
+    for name, taken in each(do, jobs, planned.base.workers):
         if isinstance(taken, DataError):
             raise taken
         seconds[jobs[name].method][jobs[name].seed] = taken
     costs = {method: _cost(planned.config(method, planned.seeds[0]), prepared, seconds[method]) for method in seconds}
     notes = {method: note for method in planned.methods if (note := _note(planned.config(method, planned.seeds[0])))}
-    _write(out, record.model_copy(update={"costs": costs, "notes": notes}))
+    _write(out, record.model_copy(update={"costs": costs, "notes": notes, "weights": _weights(out, planned)}))
     return report(out)
 
 
@@ -224,11 +179,6 @@ def _write_csv(path: Path, about: Sequence[str], lines: Iterable[Mapping[str, ob
     write_atomic(path, text.getvalue().encode())
 
 
-def run_folder(out: Path, method: str, seed: int) -> Path:
-    """The run directory of one method and seed."""
-    return out / "runs" / method / f"seed-{seed}"
-
-
 def _check_same(out: Path, wanted: ComparisonRecord) -> None:
     """Refuse to mix comparisons under different agreements or budgets in one folder."""
     if not (out / "comparison.json").is_file():
@@ -249,23 +199,12 @@ def _write(out: Path, record: ComparisonRecord) -> None:
     write_json(out / "comparison.json", record.model_dump(mode="json"))
 
 
-def _train(config: FederationConfig, prepared: Path, folder: Path, observer: RoundObserver) -> None:
-    if folder.exists() and not (folder / "state.json").is_file():
-        shutil.rmtree(folder)  # a kill while the run was made: nothing is in it yet
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        training.train(config, prepared, folder, observer)
-        return
-    _, agreed = RunDirectory.open(folder)
-    training.check_same_agreement(folder, agreed, config)
-    training.resume(folder, observer, prepared)
-
-
-def _evaluate(folder: Path, split: SplitName) -> None:
-    path = folder / "evaluation" / split / "scores.csv"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_scores(path, evaluate_run(folder, split))
+def _weights(out: Path, planned: Plan) -> FeatureWeights:
+    """The weights that are asked for, and those of the evaluations that stay as they are: all of one kind."""
+    wanted = planned.features.weights
+    runs = [run_folder(out, method, seed) for method in planned.methods for seed in planned.seeds]
+    evaluations = [run / "evaluation" / planned.split for run in runs]
+    return common_weights([own for own in evaluations if read_weights(own).cover(wanted)], {out: wanted})
 
 
 def _cost(config: FederationConfig, prepared: Path, seconds: Mapping[int, float]) -> Cost:

@@ -10,7 +10,19 @@ import typer
 
 from pflsynth.config import SplitName
 from pflsynth.errors import DataError
-from pflsynth.options import AsJson, ConfigPath, DataRoot, Overrides
+from pflsynth.options import (
+    AsJson,
+    ConfigPath,
+    DataRoot,
+    Fid,
+    FidSha256,
+    Lpips,
+    LpipsHeads,
+    LpipsHeadsSha256,
+    LpipsSha256,
+    Overrides,
+    feature_files,
+)
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -40,6 +52,12 @@ def compare(
     fit_rounds: Annotated[
         int, typer.Option("--fit-rounds", min=1, help="rounds of its own training that a held-out site gets")
     ] = 5,
+    lpips: Lpips = None,
+    lpips_sha256: LpipsSha256 = None,
+    lpips_heads: LpipsHeads = None,
+    lpips_heads_sha256: LpipsHeadsSha256 = None,
+    fid: Fid = None,
+    fid_sha256: FidSha256 = None,
     data_root: DataRoot = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
@@ -47,11 +65,13 @@ def compare(
     """Train methods on the same data with the same seeds and budget, then score, test and report them.
 
     What is there already is not done again: after any stop, or to add methods or seeds, give the command again.
+    LPIPS and FID are computed with weights that you provide: docs/compare.md says which, and from where.
 
     \b
     Examples:
       pflsynth compare recipes/phantom-variable.toml --methods paper --seeds 0
       pflsynth compare federation.toml --methods pflsynth,fedavg,local --seeds 0,1,2 --prepared prepared
+      pflsynth compare federation.toml --lpips lpips.safetensors --lpips-sha256 HEX --fid inception.pt --fid-sha256 HEX
     """
     from pflsynth import comparing
     from pflsynth.config_files import load_config
@@ -60,7 +80,8 @@ def compare(
     terminal = Terminal(as_json)
     base = load_config(config, overrides or (), data_root).federation
     names, numbers = comparing.chosen_methods(methods), comparing.chosen_seeds(seeds)
-    planned = comparing.plan(base, names, numbers, split, held_out_site, fit_rounds)
+    features = feature_files((lpips, lpips_sha256), (lpips_heads, lpips_heads_sha256), (fid, fid_sha256))
+    planned = comparing.plan(base, names, numbers, split, held_out_site, fit_rounds, features)
     folder = out or Path("comparisons") / base.name
     data = prepared if prepared is not None else _prepared(terminal, planned.base, folder / "prepared")
     epochs = base.training.local_epochs
@@ -150,16 +171,20 @@ def _prepared(terminal: Terminal, config: FederationConfig, folder: Path) -> Pat
 
 def _show(terminal: Terminal, comparison: Comparison) -> None:
     from pflsynth.evaluation.comparison import against, rows
+    from pflsynth.evaluation.feature_tables import comparison_weights, feature_table, fid_rows
     from pflsynth.evaluation.held_out import held_out_rows, open_held_out
     from pflsynth.evaluation.tables import comparison_table, held_out_table
 
     terminal.table(comparison_table(comparison))
+    features = feature_table(comparison)
+    if features is not None:
+        terminal.table(features)
     held_out = open_held_out(comparison)
     if held_out:
         terminal.table(held_out_table(held_out))
     terminal.say(f"report: {comparison.folder / 'report.html'}")
     terminal.say(f"tables: {comparison.folder / 'tables'}")
-    metrics = ("psnr", "ssim")
+    metrics = ("psnr", "ssim", *(("lpips",) if rows(comparison, "lpips", "all") else ()))
     terminal.document(
         {
             "report": str(comparison.folder / "report.html"),
@@ -169,5 +194,7 @@ def _show(terminal: Terminal, comparison: Comparison) -> None:
                 for metric in metrics
             },
             "held_out": [asdict(row) for row in held_out_rows(held_out)],
+            "fid": [asdict(row) for row in fid_rows(comparison)],
+            "weights": comparison_weights(comparison).model_dump(),
         }
     )

@@ -16,7 +16,8 @@ from rich.table import Table
 from pflsynth.config import SPLITS
 from pflsynth.data.plan import SitePlan
 from pflsynth.data.prepare import PrepareReport
-from pflsynth.evaluation.evaluate import COPY, Summary
+from pflsynth.evaluation.evaluate import COPY, PERSONALISED, Summary
+from pflsynth.evaluation.feature_files import FidScore
 from pflsynth.quality.findings import Level
 from pflsynth.quality.site import SiteCheck
 
@@ -130,6 +131,25 @@ def score_table(summaries: Sequence[Summary], title: str) -> Table:
         cells = [_with_deviation(row, name, 2 if name.startswith("psnr") else 3) for name, _ in columns]
         gain = row.mean["psnr"] - floor
         table.add_row(row.site, row.task, str(row.subjects), *cells, f"{floor:.2f}", f"{gain:+.2f}")
+    return table
+
+
+def feature_table(summaries: Sequence[Summary], fids: Sequence[FidScore]) -> Table:
+    """LPIPS (mean ± standard deviation over subjects) and FID of each site and task; columns of what was computed."""
+    notes = dict.fromkeys(f"FID: {row.note}" for row in fids if row.note)
+    table = Table("site", "task", title="Less is better", caption=escape("\n".join(notes)))
+    table.title_justify = table.caption_justify = "left"
+    lpips = {
+        (row.site, row.task, row.model): _with_deviation(row, "lpips", 3) for row in summaries if "lpips" in row.mean
+    }
+    values = {(row.site, row.task, row.model): "–" if row.fid is None else f"{row.fid:.2f}" for row in fids}
+    slices = {(row.site, row.task): str(row.images) for row in fids}
+    headings = [f"{copy}{name}" for name, own in (("LPIPS", lpips), ("FID", values)) if own for copy in ("", "copy ")]
+    for heading in (*headings, *(["slices"] if fids else [])):
+        table.add_column(heading, justify="right")
+    for place in dict.fromkeys((row.site, row.task) for row in summaries):
+        cells = [own[(*place, model)] for own in (lpips, values) if own for model in (PERSONALISED, COPY)]
+        table.add_row(*place, *cells, *([slices[place]] if fids else []))
     return table
 
 

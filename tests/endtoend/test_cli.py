@@ -15,11 +15,13 @@ import pytest
 
 import pflsynth as package
 from pflsynth.data.manifest import load_manifest
+from pflsynth.evaluation.feature_metrics import FeatureFiles
 from pflsynth.federation.personalised import PersonalisedModel
 from pflsynth.files import load_tensors, save_tensors
 
 from ..data_builders import head, image_path, small_disk, tissue, tree, write_nifti, write_site
 from ..dicom_builders import Made, Patient, write_series
+from ..feature_builders import Means, feature_options, lpips_that_can_be_worked_out, scripted
 from ..tiny import TINY, Ended, Tiny, ended, pflsynth, start_pflsynth, write_tiny
 
 VERBS = ("demo", "check", "prepare", "train", "evaluate", "synthesize", "compare", "report")
@@ -140,6 +142,85 @@ def test_a_site_file_prepares_one_site(road: tuple[Path, dict[str, Ended]], tmp_
     assert pflsynth("prepare", site, "--out", tmp_path / "prepared").code == 0
     assert [entry.name for entry in (tmp_path / "prepared").iterdir()] == ["south"]
     assert tree(tmp_path / "prepared" / "south") == tree(folder / "prepared" / "south")
+
+
+# ------------------------------------------------------------------------------------------------------- LPIPS and FID
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory: pytest.TempPathFactory) -> FeatureFiles:
+    folder = tmp_path_factory.mktemp("networks")
+    return FeatureFiles(lpips_that_can_be_worked_out(folder), fid=scripted(Means(), folder / "means.pt"))
+
+
+@pytest.mark.slow
+def test_evaluate_computes_lpips_and_fid_if_they_are_asked_for(
+    trained: Path, networks: FeatureFiles, tmp_path: Path
+) -> None:
+    words = ("evaluate", "--run", trained, *feature_options(networks), "--out")
+    shown = pflsynth(*words, tmp_path / "one" / "scores.csv")
+    assert shown.code == 0, shown.err
+    document = pflsynth(*words, tmp_path / "two" / "scores.csv", "--json").document
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
+    assert sorted(tree(tmp_path / "one")) == ["fid.csv", "scores.csv", "weights.json"]
+    assert document["weights"] == networks.weights.model_dump()
+    assert len(document["fid"]) == 8
+    for row in document["summary"]:
+        if row["model"] == "personalised":
+            line = next(
+                line
+                for line in shown.out.partition("Less is better")[2].splitlines()
+                if row["site"] in line and row["task"] in line
+            )
+            keys = ("site", "task", "model")
+            (fid,) = [own["fid"] for own in document["fid"] if all(own[key] == row[key] for key in keys)]
+            assert f"{row['mean']['lpips']:.3f}" in line
+            assert f"{fid:.2f}" in line
+    without = pflsynth("evaluate", "--run", trained, "--out", tmp_path / "one" / "scores.csv", "--force")
+    assert "LPIPS" not in without.out
+    assert list(tree(tmp_path / "one")) == ["scores.csv"]
+
+
+def test_an_evaluation_is_not_overwritten_by_halves(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "fid.csv").write_text("mine")
+    end = pflsynth("evaluate", "--run", trained, "--out", tmp_path / "scores.csv")
+    assert end.code == 2
+    assert "fid.csv: exists already" in only_one_sentence(end)
+    assert tree(tmp_path) == {"fid.csv": b"mine"}
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "compare"])
+@pytest.mark.parametrize("option", ["--lpips", "--fid", "--lpips-heads"])
+def test_a_file_without_its_sha256_is_told_its_own(
+    verb: str, option: str, trained: Path, tiny: Tiny, networks: FeatureFiles, tmp_path: Path
+) -> None:
+    assert networks.lpips is not None
+    path, out = networks.lpips.path, tmp_path / "out"
+    words = {
+        "evaluate": ("--run", trained, "--out", out),
+        "compare": (tiny.path, "--prepared", tiny.prepared, "--out", out),
+    }
+    lpips = ("--lpips", path, "--lpips-sha256", networks.lpips.sha256) if option == "--lpips-heads" else ()
+    for more, said in (
+        ((option, path), f"its SHA-256 is {networks.lpips.sha256}; compare it with the one that the file's source"),
+        ((option, tmp_path / "none"), "there is no such file"),
+        ((f"{option}-sha256", "0" * 64), f"{option}-sha256 is given without {option}"),
+    ):
+        end = pflsynth(verb, *words[verb], *lpips, *more)
+        assert end.code == 2
+        assert said in only_one_sentence(end)
+    end = pflsynth(verb, *words[verb], *lpips, option, path, f"{option}-sha256", "0" * 64)
+    assert end.code == 4
+    assert f'its SHA-256 is {networks.lpips.sha256}, but "{"0" * 64}" was given' in only_one_sentence(end)
+    assert not out.exists()
+
+
+def test_heads_alone_are_no_lpips(trained: Path, networks: FeatureFiles) -> None:
+    assert networks.lpips is not None
+    words = ("--lpips-heads", networks.lpips.path, "--lpips-heads-sha256", networks.lpips.sha256)
+    end = pflsynth("evaluate", "--run", trained, *words)
+    assert end.code == 2
+    assert "--lpips-heads is given without --lpips" in only_one_sentence(end)
 
 
 # ------------------------------------------------------------------------------------------------------------- --json

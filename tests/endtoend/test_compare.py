@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from pflsynth.files import read_json
+from pflsynth.evaluation.feature_metrics import FeatureFiles
+from pflsynth.files import read_json, write_json
 
+from ..data_builders import tree
+from ..feature_builders import Means, feature_options, lpips_that_can_be_worked_out, scripted
 from ..tiny import Ended, Tiny, pflsynth, start_pflsynth
 
 METHODS = "pflsynth,local,pix2pix"
@@ -131,6 +135,66 @@ def test_a_held_out_site_is_served_as_it_is_and_after_a_fit(tiny: Tiny, tmp_path
     assert again.out.partition("report:")[2] == ended.out.partition("report:")[2]
     assert "south, which did not take part" in again.out
     assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.slow
+def test_lpips_and_fid_are_added_to_what_is_there(tiny: Tiny, tmp_path: Path) -> None:
+    out, methods = tmp_path / "out", "pflsynth,local"
+    networks = FeatureFiles(lpips_that_can_be_worked_out(tmp_path), fid=scripted(Means(), tmp_path / "means.pt"))
+    assert compare(tiny, out, methods=methods).code == 0
+    assert not (out / "tables" / "fid.csv").exists()
+    record = read_json(out / "comparison.json")
+    del record["weights"]  # as earlier versions wrote it
+    write_json(out / "comparison.json", record)
+    models = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+
+    ended = compare(tiny, out, *feature_options(networks), "--json", methods=methods)
+    assert ended.code == 0, ended.err
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")} == models  # nothing is trained again
+    with (out / "scores.csv").open(newline="") as file:
+        assert all(float(line["lpips"]) > 0 for line in csv.DictReader(file))
+    with (out / "tables" / "fid.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 4 * 3  # tasks of both sites; two methods, and copying
+    assert {line["fid_sha256"] for line in lines} == {networks.weights.fid}
+    assert "<h3>FID</h3>" in (out / "report.html").read_text()
+    document = ended.document
+    assert document["weights"] == read_json(out / "comparison.json")["weights"] == networks.weights.model_dump()
+    assert {row["metric"] for row in document["overall"]} == {"psnr", "ssim", "lpips"}
+    assert len(document["fid"]) == 12
+
+    found = tree(out)
+    scores = out / "runs" / "local" / "seed-0" / "evaluation" / "test" / "scores.csv"
+    written = scores.stat().st_mtime_ns
+    assert compare(tiny, out, methods=methods).code == 0  # they stay where they are not asked for again
+    assert scores.stat().st_mtime_ns == written
+    assert compare(tiny, tmp_path / "again", *feature_options(networks), methods=methods).code == 0
+    again = tree(tmp_path / "again")
+    for name in found:
+        if name.endswith(("scores.csv", "fid.csv", "fid.tex", "weights.json")):
+            assert again[name] == found[name] == (out / name).read_bytes(), name
+
+
+@pytest.mark.slow
+def test_evaluations_of_other_weights_are_made_again_or_refused(tiny: Tiny, tmp_path: Path) -> None:
+    out, one = tmp_path / "out", FeatureFiles(fid=scripted(Means(), tmp_path / "one.pt"))
+    brighter = Means()
+    brighter.register_buffer("unused", torch.zeros(1))  # the same numbers from a file with another SHA-256
+    two = FeatureFiles(fid=scripted(brighter, tmp_path / "two.pt"))
+    assert compare(tiny, out, *feature_options(one), methods="local").code == 0
+    first = (out / "tables" / "fid.csv").read_text()
+    assert compare(tiny, out, *feature_options(two), methods="local").code == 0
+    second = (out / "tables" / "fid.csv").read_text()
+    assert second != first
+    assert second == first.replace(str(one.weights.fid), str(two.weights.fid))
+
+    assert compare(tiny, out, *feature_options(one), methods="pflsynth").code == 0
+    mixed = compare(tiny, out, methods="local,pflsynth,fedavg")
+    assert mixed.code == 4
+    assert str(one.weights.fid) in mixed.err
+    assert str(two.weights.fid) in mixed.err
+    assert not (out / "runs" / "fedavg").exists()  # said before any training
+    assert compare(tiny, out, *feature_options(one), methods="local,pflsynth").code == 0
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def score(subject: str, value: float, model: str = "personalised", task: str = "
 
 @pytest.fixture(scope="module")
 def scores(trained: Path) -> list[Score]:
-    return evaluate_run(trained, "test")
+    return evaluate_run(trained, "test").scores
 
 
 # ---------------------------------------------------------------------------------------------------------- subjects

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -20,33 +18,9 @@ from pflsynth.evaluation.perceptual import FrechetStatistics, fid, frechet_dista
 from pflsynth.networks.perceptual import open_vgg, perceptual_loss
 from pflsynth.networks.weights import FeatureFile, read_state_dict
 
-ALEXNET = {0: (64, 3, 11), 3: (192, 64, 5), 6: (384, 192, 3), 8: (256, 384, 3), 10: (256, 256, 3)}
+from ..feature_builders import ALEXNET, Means, feature_file, random_features, random_heads, scripted, slices
+
 VGG = {0: (64, 3, 3), 2: (64, 64, 3), 5: (128, 64, 3), 7: (128, 128, 3)}
-
-
-def feature_file(path: Path) -> FeatureFile:
-    return FeatureFile(path, hashlib.sha256(path.read_bytes()).hexdigest())
-
-
-def random_features(shapes: dict[int, tuple[int, int, int]], seed: int) -> dict[str, Tensor]:
-    """Weights of convolutions by torchvision's names, of a size that keeps activations alive."""
-    generator = torch.Generator().manual_seed(seed)
-    weights = {}
-    for layer, (outputs, inputs, kernel) in shapes.items():
-        size = math.sqrt(2 / (inputs * kernel**2))
-        weights[f"features.{layer}.weight"] = size * torch.randn(outputs, inputs, kernel, kernel, generator=generator)
-        weights[f"features.{layer}.bias"] = 0.1 * torch.randn(outputs, generator=generator)
-    return weights
-
-
-def random_heads(seed: int) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    channels = [outputs for outputs, _, _ in ALEXNET.values()]
-    return {f"lin{i}.model.1.weight": torch.rand(1, c, 1, 1, generator=generator) for i, c in enumerate(channels)}
-
-
-def slices(count: int, size: int = 40, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).uniform(-1, 1, (count, size, size)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -265,15 +239,6 @@ def test_following_the_gradient_lowers_the_perceptual_loss(vgg_file: FeatureFile
 # ---------------------------------------------------------------------------------------------------------------- FID
 
 
-class Means(nn.Module):
-    """A tiny extractor: means of the four quarters and of the whole of the first colour, scaled to [0, 1]."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        grey = images[:, :1].to(torch.float32) / 255
-        quarters = F.adaptive_avg_pool2d(grey, 2).flatten(1)
-        return torch.cat((quarters, quarters.mean(1, keepdim=True)), 1)
-
-
 class Optional(nn.Module):
     """As inception-2015-12-05.pt: features only if they are asked for."""
 
@@ -300,13 +265,6 @@ class Whole(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         out: Tensor = self.layer(images.flatten(1))
         return out
-
-
-def scripted(network: nn.Module, path: Path) -> FeatureFile:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        torch.jit.script(network).save(path)
-    return feature_file(path)
 
 
 def quarters(images: np.ndarray) -> np.ndarray:

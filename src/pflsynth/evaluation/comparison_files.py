@@ -20,7 +20,8 @@ from pflsynth.config import FederationConfig, SplitName
 from pflsynth.errors import ModelError
 from pflsynth.evaluation.costs import Cost
 from pflsynth.evaluation.evaluate import COPY, PERSONALISED, Score
-from pflsynth.evaluation.metrics import HIGHER_IS_BETTER
+from pflsynth.evaluation.feature_files import FeatureWeights, common_weights
+from pflsynth.evaluation.metrics import HIGHER_IS_BETTER, SCORE_NAMES
 from pflsynth.files import read_json
 from pflsynth.runs import RunDirectory
 
@@ -42,7 +43,7 @@ _SAME, _TINY = 1e-6, 1e-9  # relative, absolute: the floor's last digits may dif
 class ComparisonRecord(BaseModel):
     """The content of ``comparison.json``.
 
-    ``agreement`` is that of every run, without :data:`RUN_KEYS`; ``notes`` are what tables must say of a method.
+    ``agreement`` is that of every run, without :data:`RUN_KEYS`; tables tell ``notes``; ``weights``: of LPIPS and FID.
     ``fit_rounds`` are those that a held-out site got; files of earlier versions do not tell.
     """
 
@@ -59,6 +60,7 @@ class ComparisonRecord(BaseModel):
     prepared: Path
     costs: dict[str, Cost] = Field(default_factory=dict)
     notes: dict[str, str] = Field(default_factory=dict)
+    weights: FeatureWeights = FeatureWeights()
 
 
 @dataclass(frozen=True)
@@ -121,9 +123,11 @@ def open_entries(folder: Path, record: ComparisonRecord) -> tuple[Entry, ...]:
 
     Raises:
         ModelError: if a run is missing, unfinished, or lost a file; if it was trained under another agreement; if runs
-            were evaluated on different data.
+            were evaluated on different data, or by different feature networks.
     """
-    return with_floor([_open_run(folder, record, method, seed) for method in record.methods for seed in record.seeds])
+    runs = [_open_run(folder, record, method, seed) for method in record.methods for seed in record.seeds]
+    common_weights((run.run / "evaluation" / record.split for run in runs if run.run), {folder: record.weights})
+    return with_floor(runs)
 
 
 def with_floor(runs: Sequence[Entry]) -> tuple[Entry, ...]:
@@ -252,9 +256,9 @@ def _check_same_data(first: Entry, other: Entry) -> None:
         has, lacks = (first, other) if case in one else (other, first)
         raise ModelError(f"{lacks.run}: has no score of {_named(case)}, which {has.run} has; {remedy}")
     for case, score in one.items():
-        for name in ("slices", *METRIC_NAMES):
+        for name in ("slices", *SCORE_NAMES):  # LPIPS differs between devices
             here, there = getattr(score, name), getattr(two[case], name)
-            if None not in (here, there) and not math.isclose(here, there, rel_tol=_SAME, abs_tol=_TINY):
+            if not math.isclose(here, there, rel_tol=_SAME, abs_tol=_TINY):
                 raise ModelError(
                     f"{other.run}: {name} of copying the source is {there} for {_named(case)}, but {here} in "
                     f"{first.run}; {remedy}"

@@ -81,6 +81,11 @@ def table(caption: str, label: str, columns: Sequence[str], lines: Sequence[Sequ
     return "\n".join(parts) + "\n"
 
 
+def file_of(tables: Sequence[str]) -> str:
+    """The text of a file of tables."""
+    return _HEADER + "\n".join(tables)
+
+
 def overall(comparison: Comparison, found: Rows) -> str:
     """All sites together: one table for each setting."""
     tables = []
@@ -88,7 +93,7 @@ def overall(comparison: Comparison, found: Rows) -> str:
         columns = [(heading(metric), metric, EVERYTHING) for metric in metrics]
         label = f"tab:{comparison.name}-overall-{place}"
         tables.append(_scores(comparison, found, setting, label, columns))
-    return _HEADER + "\n".join(tables)
+    return file_of(tables)
 
 
 def sites(comparison: Comparison, found: Rows) -> str:
@@ -98,7 +103,7 @@ def sites(comparison: Comparison, found: Rows) -> str:
     for scope in scopes(comparison, "site"):
         columns = [(heading(metric), metric, scope) for metric in metrics]
         tables.append(_scores(comparison, found, setting, f"tab:{comparison.name}-site-{scope[0]}", columns))
-    return _HEADER + "\n".join(tables)
+    return file_of(tables)
 
 
 def tasks(comparison: Comparison, found: Rows) -> str:
@@ -109,7 +114,7 @@ def tasks(comparison: Comparison, found: Rows) -> str:
         columns = [(f"{scope[1]}, {metric.upper()}", metric, scope) for scope in own for metric in MAIN_METRICS]
         label = f"tab:{comparison.name}-tasks-{site}"
         tables.append(_scores(comparison, found, "whole slice", label, columns))
-    return _HEADER + "\n".join(tables)
+    return file_of(tables)
 
 
 def _scores(

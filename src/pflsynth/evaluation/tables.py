@@ -21,6 +21,7 @@ from pflsynth.evaluation import latex
 from pflsynth.evaluation.comparison import METRIC_NAMES, NOT_COMPUTED, By, Comparison, against, scopes
 from pflsynth.evaluation.costs import Traffic
 from pflsynth.evaluation.evaluate import COPY, PERSONALISED
+from pflsynth.evaluation.feature_tables import FidRow, fid_latex, fid_rows
 from pflsynth.evaluation.held_out import HeldOutRow, held_out_remarks, held_out_rows, open_held_out
 from pflsynth.evaluation.table_facts import (
     DASH,
@@ -52,7 +53,7 @@ _CONTEXT = ("model", "round", "split", "seeds", "normalizer", "note")
 
 
 def write_tables(comparison: Comparison, folder: Path | None = None) -> list[Path]:
-    """Write overall, sites, tasks, tests, communication, and held_out if a site was held out: ``.csv`` and ``.tex``.
+    """Write overall, sites, tasks, tests, communication, and fid and held_out if there are any: ``.csv`` and ``.tex``.
 
     Args:
         comparison: an opened one.
@@ -62,7 +63,7 @@ def write_tables(comparison: Comparison, folder: Path | None = None) -> list[Pat
         The files, in the order above.
 
     Raises:
-        ModelError: if scores at a held-out site are missing or damaged.
+        ModelError: if a run's FIDs, or scores at a held-out site, are missing or damaged.
         OSError: disk full, no permission.
     """
     folder = folder or comparison.folder / "tables"
@@ -83,6 +84,10 @@ def write_tables(comparison: Comparison, folder: Path | None = None) -> list[Pat
     if held_out := open_held_out(comparison):
         texts["held_out.csv"] = _held_out_csv(held_out)
         texts["held_out.tex"] = latex.held_out(held_out)
+    if fids := fid_rows(comparison):
+        texts |= {"fid.csv": _fid_csv(comparison, fids), "fid.tex": fid_latex(comparison, fids)}
+    for name in {"fid.csv", "fid.tex"} - texts.keys():
+        (folder / name).unlink(missing_ok=True)  # of a comparison that had some
     for name, text in texts.items():
         write_atomic(folder / name, text.encode())
     return [folder / name for name in texts]
@@ -205,6 +210,17 @@ def _held_out_csv(found: Mapping[int, Comparison]) -> str:
             line |= {"p": test.p, "p_holm": test.p_holm, "note": _joined(line["note"], test.reason)}
         lines.append(line)
     return _csv(("method", "site", "fit_rounds", "metric", *described, *tested, *_CONTEXT), lines)
+
+
+def _fid_csv(comparison: Comparison, fids: Sequence[FidRow]) -> str:
+    """One line for each site, task and method; ``fid`` is the mean over seeds. There are no tests."""
+    columns = ("method", "site", "task", "images", "features", "fid", "seed_sd", *_CONTEXT, "fid_sha256")
+    lines = []
+    for row in fids:
+        line = _context(comparison, row.method, site=row.site, task=row.task)
+        line |= {"images": row.images, "features": row.features, "fid": row.mean, "seed_sd": row.seed_deviation}
+        lines.append(line | {"note": _joined(line["note"], row.note), "fid_sha256": row.fid_sha256})
+    return _csv(columns, lines)
 
 
 def _communication_csv(comparison: Comparison) -> str:

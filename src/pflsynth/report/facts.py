@@ -7,6 +7,7 @@ from typing import Any
 
 from pflsynth.evaluation.comparison import Budget, Comparison, against, rows
 from pflsynth.evaluation.comparison_files import base_agreement
+from pflsynth.evaluation.feature_tables import comparison_weights, fid_rows
 from pflsynth.evaluation.table_facts import MAIN_METRICS
 from pflsynth.report.formats import counted, label, listed, task_text
 from pflsynth.report.sections import Differences, count_text
@@ -33,6 +34,9 @@ def facts(comparison: Comparison) -> list[Fact]:
             f"{config.image.size} × {config.image.size} pixels{spacing}, normalised by {config.intensity.normalizer}",
         ),
     ]
+    told += [
+        (f"weights of {metric}", f"SHA-256 {own}") for metric, own in comparison_weights(comparison).by_metric().items()
+    ]
     return told + ([("held-out site", comparison.held_out)] if comparison.held_out is not None else [])
 
 
@@ -53,14 +57,16 @@ def budget_sentence(budgets: Mapping[str, Sequence[Budget]]) -> str:
 
 def not_computed(comparison: Comparison, differences: Mapping[str, Differences]) -> list[Fact]:
     """What the page has no number for, and why."""
-    missing = [("FID", "not computed; it needs a feature network from a file")]
-    lacking = [
-        method
-        for method in comparison.methods
-        if method not in {row.method for row in rows(comparison, "lpips", "all")}
-    ]
-    if lacking:
-        missing.append(("LPIPS", f"not computed for {listed(lacking)}; it needs weights from a file"))
+    missing = []
+    computed = {
+        "FID": {row.method for row in fid_rows(comparison)},
+        "LPIPS": {row.method for row in rows(comparison, "lpips", "all")},
+    }
+    for metric, found in computed.items():
+        lacking = [method for method in comparison.methods if method not in found]
+        if lacking:
+            way = f"give pflsynth compare a file of weights with --{metric.lower()} and --{metric.lower()}-sha256"
+            missing.append((metric, f"not computed for {listed(lacking)}; {way}"))
     if len(comparison.seeds) == 1:
         missing.append(("Spread between seeds", "there is one seed"))
     for metric in MAIN_METRICS:

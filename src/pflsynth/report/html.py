@@ -12,6 +12,7 @@ from pflsynth import __version__
 from pflsynth.errors import DataError, ModelError
 from pflsynth.evaluation.comparison import METRIC_NAMES, Comparison, Entry, person_values, subject_values
 from pflsynth.evaluation.evaluate import COPY
+from pflsynth.evaluation.feature_tables import fid_rows, fid_sentences
 from pflsynth.evaluation.table_facts import EVERYTHING, MAIN_METRICS, SETTINGS, Rows, decimals, heading
 from pflsynth.federation.methods import METHODS
 from pflsynth.files import write_atomic
@@ -50,7 +51,7 @@ def write_report(comparison: Comparison, path: Path, *, prepared: Path | None) -
             it is gone or another one, the page says that they are left out.
 
     Raises:
-        ModelError: if a run's records are damaged.
+        ModelError: if a run's records or FIDs are damaged.
         OSError: disk full, no permission, no such folder.
     """
     template = _environment().get_template("report.html")
@@ -84,6 +85,7 @@ def _content(comparison: Comparison, prepared: Path | None) -> dict[str, Any]:
     styles = figures.method_styles(comparison.methods, reference, COPY)
     differences = {metric: sections.difference_table(comparison, metric, order) for metric in MAIN_METRICS}
     budgets = sections.budgets_of(comparison)
+    fids = fid_rows(comparison)
     grids, no_grids = _grids(comparison, prepared, shown)
     return {
         "comparison": comparison,
@@ -100,6 +102,8 @@ def _content(comparison: Comparison, prepared: Path | None) -> dict[str, Any]:
         "differences": differences,
         "place_tables": {metric: sections.place_table(comparison, metric, order) for metric in MAIN_METRICS},
         "held_out": held_out_part(comparison, order, styles),
+        "fid_table": sections.fid_table(fids, order),
+        "fid_sentences": fid_sentences(fids) if fids else [],
         "curves": _curve_figures(comparison, styles),
         "grids": grids,
         "no_grids": no_grids,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from pflsynth.evaluation.comparison import NOT_COMPUTED, Budget, Comparison, against, budget, scopes
 from pflsynth.evaluation.evaluate import COPY
+from pflsynth.evaluation.feature_tables import FidRow, best
 from pflsynth.evaluation.metrics import HIGHER_IS_BETTER
 from pflsynth.evaluation.statistics import PairedTest
 from pflsynth.evaluation.table_facts import EVERYTHING, Rows, decimals, heading
@@ -130,6 +131,18 @@ def difference_table(comparison: Comparison, metric: str, order: Sequence[str]) 
     ]
     reasons = Counter(test.reason for test in tests if test.reason is not None)
     return Differences(Table(("site and task", *others), tuple(lines), tuple(others)), len(tests), reasons)
+
+
+def fid_table(rows: Sequence[FidRow], order: Sequence[str]) -> Table | None:
+    """FID at each site and task: a column a method, the lowest in bold; None if it was not computed."""
+    found = {(row.site, row.task, row.method): row for row in rows}
+    lines = []
+    for site, task in dict.fromkeys((row.site, row.task) for row in rows):
+        own, lowest = [found.get((site, task, method)) for method in order], best(rows, site, task)
+        images = next(row.images for row in own if row is not None)
+        cells = [Cell(NOT_COMPUTED) if row is None else Cell(row.text, row.method in lowest) for row in own]
+        lines.append(Line(f"{site}, {task_text(task)}", (Cell(str(images)), *cells)))
+    return Table(("site and task", "slices", *order), tuple(lines), tuple(order)) if lines else None
 
 
 def budgets_of(comparison: Comparison) -> dict[str, list[Budget]]:
