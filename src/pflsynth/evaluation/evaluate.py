@@ -15,7 +15,7 @@ import numpy as np
 from pflsynth.config import SplitName, Task
 from pflsynth.data.manifest import PreparedSubject
 from pflsynth.data.slices import SliceStore
-from pflsynth.errors import DataError
+from pflsynth.errors import DataError, ModelError
 from pflsynth.evaluation.metrics import SCORE_NAMES, psnr, slice_scores, to_unit
 from pflsynth.federation.personalised import PersonalisedModel, open_personalised
 from pflsynth.files import write_atomic
@@ -105,7 +105,7 @@ def evaluate_run(
     device: str | None = None,
     on_site: Callable[[str], None] | None = None,
 ) -> list[Score]:
-    """Score every site of a finished run on one split.
+    """Score every site whose model a finished run keeps, on one split.
 
     Args:
         run_folder: made by ``pflsynth train``.
@@ -119,8 +119,11 @@ def evaluate_run(
         ModelError: if the run is not finished or its models are damaged.
     """
     run, config = RunDirectory.open(run_folder)
+    sites = run.sites(config)
+    if not sites:
+        raise ModelError(f"{run_folder}: keeps no site's model, as a coordinator's run does; evaluate at the sites")
     folder = prepared or Path(run.local()["prepared"])
-    stores = {site: SliceStore(folder / site) for site in config.participants}
+    stores = {site: SliceStore(folder / site) for site in sites}
     run.check_prepared(folder, {site: store.manifest_sha256() for site, store in stores.items()})
     scores: list[Score] = []
     for site, store in stores.items():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import resource
+import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,12 @@ SERVER = "server/"
 
 PREVIOUS = "previous/"
 """Begins the names of the updates that the server passes on, among its moments."""
+
+FARTHEST = 10.0
+"""An update is implausible beyond this many times the usual distance; see :meth:`Coordinator.farthest`."""
+
+USUAL_ROUNDS = 5
+"""How many rounds before tell what is usual."""
 
 Tensors = dict[str, torch.Tensor]
 
@@ -65,6 +72,7 @@ class Coordinator:
         self.state = RunState()
         self.shared: Tensors = {}
         self.moments: Tensors = {}
+        self._moved: list[float] = []
 
     @property
     def trainers(self) -> tuple[str, ...]:
@@ -88,6 +96,17 @@ class Coordinator:
         for name in ("metrics.jsonl", "timings.jsonl"):
             self.run.drop_records_after(name, self.state.round)
         self.shared, self.moments = self._after(self.state.round)
+        records = self.run.records("metrics.jsonl")  # those of earlier versions tell no distances
+        self._moved = [max(record["distances"].values()) for record in records if record.get("distances")]
+
+    def farthest(self) -> float:
+        """Largest plausible distance of an update from the shared parameters of the next round.
+
+        ``FARTHEST`` times the median, over the last ``USUAL_ROUNDS`` rounds, of the largest distance accepted in a
+        round; no limit in the first round. It depends on whole rounds alone, never on the order of arrival, and one
+        accepted update cannot move it.
+        """
+        return FARTHEST * statistics.median(self._moved[-USUAL_ROUNDS:]) if self._moved else math.inf
 
     def begin(self) -> Round:
         """Begin the round after the last whole one."""
@@ -134,7 +153,7 @@ class Round:
         self._coordinator = coordinator
         self._started = time.perf_counter()
         self.number = coordinator.state.round + 1
-        self._aggregation = Aggregation(coordinator.shared, coordinator.holders)
+        self._aggregation = Aggregation(coordinator.shared, coordinator.holders, coordinator.farthest())
         self._previous = _by_site(coordinator.moments)
         self._passed_on: Tensors = {}
         self.bases = dict(coordinator.state.bases)
@@ -142,6 +161,11 @@ class Round:
         self.refused: dict[str, str] = {}
         self.shared: Tensors = {}
         self._moments: Tensors = {}
+
+    @property
+    def accepted(self) -> frozenset[str]:
+        """Sites whose update is in."""
+        return frozenset(self._aggregation.accepted)
 
     def assignment(self, site: str) -> Assignment:
         """What a site is given."""
@@ -157,6 +181,7 @@ class Round:
         self._aggregation.add(update)
         self.bases[update.site] = self.number
         self.losses[update.site] = dict(update.metrics)
+        self.refused.pop(update.site, None)
         if self._coordinator.method.passes_on:
             self._passed_on |= {f"{PREVIOUS}{update.site}/{name}": own for name, own in update.tensors.items()}
 
@@ -181,12 +206,15 @@ class Round:
         self._moments |= self._passed_on
         return self.shared
 
-    def close(self, scores: Mapping[str, float | None] | None = None) -> dict[str, object]:
+    def close(
+        self, scores: Mapping[str, float | None] | None = None, costs: Mapping[str, object] | None = None
+    ) -> dict[str, object]:
         """Save the round: from now on the run resumes after it.
 
         Args:
             scores: validation score of each site's personalised model (higher is better, ``None`` without validation
                 subjects), in rounds that are validated.
+            costs: what else the round's line of ``timings.jsonl`` tells.
 
         Returns:
             The round's line of ``metrics.jsonl``.
@@ -195,31 +223,39 @@ class Round:
         moments = {SERVER + key: value for key, value in self._moments.items()}
         save_shared(run.shared_path(self.number), self.shared | moments, coordinator.provenance(self.number))
         state = replace(coordinator.state, round=self.number, bases=self.bases)
-        record: dict[str, object] = {"round": self.number, "losses": self.losses, "refused": self.refused}
+        distances = self._aggregation.distances
+        record: dict[str, object] = {
+            "round": self.number,
+            "losses": self.losses,
+            "refused": self.refused,
+            "distances": distances,
+        }
         if scores is not None:
             record["validation_psnr"] = dict(scores)
-            state = _selected(state, [score for score in scores.values() if score is not None])
+            state = _selected(state, [scores[site] for site in sorted(scores)])
         run.append("metrics.jsonl", record)
-        run.append("timings.jsonl", {"round": self.number, **_cost(self._started)})
+        run.append("timings.jsonl", {"round": self.number, **_cost(self._started), **(costs or {})})
         run.save_state(state)
+        coordinator._moved.append(max(distances.values()))
         coordinator.state, coordinator.shared, coordinator.moments = state, self.shared, self._moments
         coordinator._prune()
         return record
 
 
 def _by_site(moments: Mapping[str, torch.Tensor]) -> dict[str, Tensors]:
-    """The last updates that the server passes on, by site and name."""
+    """The last updates that the server passes on, by site and name, sorted: sums over them depend on their order."""
     updates: dict[str, Tensors] = {}
-    for key, tensor in moments.items():
+    for key in sorted(moments):
         if key.startswith(PREVIOUS):
             site, _, name = key.removeprefix(PREVIOUS).partition("/")
-            updates.setdefault(site, {})[name] = tensor
+            updates.setdefault(site, {})[name] = moments[key]
     return updates
 
 
-def _selected(state: RunState, scores: Sequence[float]) -> RunState:
+def _selected(state: RunState, scores: Sequence[float | None]) -> RunState:
     """Select this round if the mean score over sites is the best so far (the first wins a tie)."""
-    score = sum(scores) / len(scores) if scores else math.nan
+    known = [score for score in scores if score is not None]
+    score = sum(known) / len(known) if known else math.nan
     if not math.isfinite(score):
         return state
     if state.selected_score is not None and score <= state.selected_score:

@@ -1,0 +1,15 @@
+"""Flower's ClientApp of a site: it calls the pflsynth that is installed here."""
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from pflsynth.deployment.client import answer
+from pflsynth.deployment.settings import SiteSettings
+
+app = ClientApp()
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Answer a message of the coordinator."""
+    return answer(message, SiteSettings.from_environment())
