@@ -126,7 +126,7 @@ def check_agreement(header: Headers, config: FederationConfig) -> None:
         )
 
 
-def pack_assignment(assignment: Assignment, keep: set[int], agreement: str) -> Packet:
+def pack_assignment(assignment: Assignment, keep: tuple[int, ...], agreement: str) -> Packet:
     """What a site is sent for a round; see :class:`Train`."""
     layouts = {site: Layout.of(tensors) for site, tensors in assignment.previous.items()}
     arrays = {PREVIOUS + site: layout.pack(assignment.previous[site]) for site, layout in layouts.items()}
@@ -135,7 +135,7 @@ def pack_assignment(assignment: Assignment, keep: set[int], agreement: str) -> P
         agreement=agreement,
         round=assignment.round,
         base=assignment.base,
-        keep=tuple(sorted(keep)),
+        keep=keep,
         layout=own.sha256,
         previous={site: layout.sha256 for site, layout in layouts.items()},
     )

@@ -109,8 +109,8 @@ class _Server:
             if len(current.accepted) >= self._coordinator.quorum:
                 break
             problem = (
-                f"round {current.number}: has {len(current.accepted)} of the {self._coordinator.quorum} updates that it "
-                f"needs; asks again in {self._settings.retry_s:g} seconds"
+                f"round {current.number}: has {len(current.accepted)} of the {self._coordinator.quorum} updates "
+                f"that it needs; asks again in {self._settings.retry_s:g} seconds"
             )
             self._status.write(phase="waiting", problem=problem)
             self._tell(problem)
@@ -125,11 +125,8 @@ class _Server:
         self._tell(_line(record, self._config.rounds, len(current.accepted), len(self._coordinator.trainers)))
 
     def _train(self, current: Round, nodes: dict[str, int]) -> None:
-        keep = self._coordinator.rounds_kept()
-
         def request(site: str) -> Packet:
-            kept = keep | {self._coordinator.state.selected_bases.get(site, 0)}
-            return pack_assignment(current.assignment(site), kept, self._agreement)
+            return pack_assignment(current.assignment(site), self._kept(site), self._agreement)
 
         for reply in self._exchange.ask(nodes, request, self._settings.deadline_s):
             site = reply.site
@@ -170,6 +167,11 @@ class _Server:
                 current.refuse(reply.site, self._members.failed(reply.site, failure))
         return scores
 
+    def _kept(self, site: str) -> tuple[int, ...]:
+        """Rounds whose private states a site keeps."""
+        rounds = self._coordinator.rounds_kept() | {self._coordinator.state.selected_bases.get(site, 0)}
+        return tuple(sorted(number for number in rounds if number > 0))
+
     def _answered(self, reply: Reply, kind: type[Header]) -> tuple[Header, Mapping[str, bytes]]:
         """The header and arrays of a reply of this kind and agreement; raises MessageRefused."""
         if reply.packet is None:
@@ -193,15 +195,14 @@ class _Server:
         def request(site: str) -> Packet:
             held = self._coordinator.held_by(site, shared)
             layout = Layout.of(held)
-            selected_base = state.selected_bases.get(site, 0)
             header = Finish(
                 agreement=self._agreement,
                 round=state.round,
                 base=state.bases[site],
                 selected=state.selected,
                 selected_score=state.selected_score,
-                selected_base=selected_base,
-                keep=tuple(sorted(self._coordinator.rounds_kept() | {selected_base})),
+                selected_base=state.selected_bases.get(site, 0),
+                keep=self._kept(site),
                 layout=layout.sha256,
             )
             return Packet(header, {SHARED: layout.pack(held)})
