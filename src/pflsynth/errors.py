@@ -29,3 +29,9 @@ class ModelError(PflsynthError):
     """Checkpoints, updates or training states that cannot be used (exit code 4)."""
 
     exit_code = 4
+
+
+class NetworkError(PflsynthError):
+    """Another machine of a federation that cannot be reached, or that refuses (exit code 5)."""
+
+    exit_code = 5

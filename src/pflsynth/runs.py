@@ -20,11 +20,10 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import tomli_w
 from pydantic import TypeAdapter, ValidationError
 
 from pflsynth.config import FederationConfig
-from pflsynth.config_files import load_config
+from pflsynth.config_files import load_config, toml_bytes
 from pflsynth.errors import DataError, ModelError, UsageError
 from pflsynth.files import exclusive, read_json, write_atomic, write_json
 
@@ -87,8 +86,7 @@ class RunDirectory:
             kept = {*config.participants, *trainers} if sites is None else sites
             for part in (run.shared_folder, folder / "sites", *map(run.site_folder, kept)):
                 part.mkdir(parents=True, exist_ok=True)
-            content = _without_none(config.model_dump(mode="json"))
-            write_atomic(folder / "federation.toml", tomli_w.dumps(content).encode())
+            write_atomic(folder / "federation.toml", toml_bytes(config.model_dump(mode="json")))
             write_atomic(folder / "agreement.sha256", f"{config.agreement_sha256()}\n".encode())
             if prepared is not None:
                 write_json(folder / "local.json", {"prepared": str(prepared.absolute()), "manifests": dict(manifests)})
@@ -256,9 +254,3 @@ class RunDirectory:
 
 def _line(record: Mapping[str, Any]) -> str:
     return json.dumps(record, sort_keys=True, allow_nan=True) + "\n"
-
-
-def _without_none(content: Any) -> Any:
-    if isinstance(content, dict):
-        return {key: _without_none(value) for key, value in content.items() if value is not None}
-    return content
