@@ -22,13 +22,31 @@ from pflsynth.deployment.messages import SHARED, Layout, Packet, check_agreement
 from pflsynth.deployment.run_folder import open_or_create
 from pflsynth.deployment.settings import CoordinatorSettings
 from pflsynth.deployment.status import StatusFile, moment
-from pflsynth.errors import UsageError
+from pflsynth.errors import PflsynthError, UsageError
 from pflsynth.federation.aggregate import UpdateRefused
 from pflsynth.federation.coordinator import Coordinator, Round, Tensors
 from pflsynth.federation.methods import method_of
-from pflsynth.runs import RunState
+from pflsynth.runs import RunDirectory, RunState
 
 Header = TypeVar("Header", Trained, Scored, Finished)
+
+
+def open_run(settings: CoordinatorSettings) -> tuple[FederationConfig, RunDirectory]:
+    """The agreement, and the coordinator's run of it, which is made if it is absent.
+
+    Raises:
+        UsageError: if the method pools data at one place, or the run folder is taken.
+        ModelError: if the run is damaged or of another agreement.
+    """
+    config = load_config(settings.federation).federation
+    method = method_of(config)
+    if method.central:
+        raise UsageError(
+            f'{settings.federation}: method "{config.method}" pools the data of all sites at one place, so it cannot '
+            "be trained across machines; choose another method"
+        )
+    trainers = method.trainers(config)
+    return config, open_or_create(settings.run, config, prepared=None, manifests={}, trainers=trainers, sites=())
 
 
 def run_server(grid: Grid, settings: CoordinatorSettings, tell: Tell = print) -> RunState:
@@ -47,15 +65,8 @@ def run_server(grid: Grid, settings: CoordinatorSettings, tell: Tell = print) ->
         ModelError: if the run is damaged or of another agreement, or no quorum came within the patience.
         OSError: if the disk is full; the run stays at its last whole round.
     """
-    config = load_config(settings.federation).federation
-    method = method_of(config)
-    if method.central:
-        raise UsageError(
-            f'{settings.federation}: method "{config.method}" pools the data of all sites at one place, so it cannot '
-            "be trained across machines; choose another method"
-        )
-    trainers = method.trainers(config)
-    run = open_or_create(settings.run, config, prepared=None, manifests={}, trainers=trainers, sites=())
+    config, run = open_run(settings)
+    trainers = method_of(config).trainers(config)
     with run.lock():
         coordinator = Coordinator(config, run)
         coordinator.resume()
@@ -64,8 +75,9 @@ def run_server(grid: Grid, settings: CoordinatorSettings, tell: Tell = print) ->
         try:
             return server.run()
         except BaseException as failure:
+            lasting = isinstance(failure, PflsynthError)
             with suppress(OSError):  # a full disk is what may have stopped it
-                status.write(phase="stopped", problem=str(failure) or type(failure).__name__)
+                status.write(phase="stopped", problem=str(failure) or type(failure).__name__, lasting=lasting)
             raise
 
 

@@ -25,6 +25,18 @@ Seconds = Annotated[float, Field(ge=0)]
 class _File:
     """Settings that are written for a process, and read by it."""
 
+    run: Path
+
+    @property
+    def work(self) -> Path:
+        """Folder of the processes beside the run: their logs, and what Flower and the proxy keep while they run."""
+        return self.run.with_name(f"{self.run.name}.flower")
+
+    @property
+    def log(self) -> Path:
+        """JSON lines beside the run: what people should hear of."""
+        return self.run.with_name(f"{self.run.name}.log.jsonl")
+
     def write(self, path: Path) -> None:
         """Write the settings as JSON, atomically."""
         content = asdict(self)  # type: ignore[call-overload]
@@ -94,11 +106,6 @@ class SiteSettings(_File):
     site: str
     prepared: Path
     run: Path
-
-    @property
-    def log(self) -> Path:
-        """One line for every message that this site answered, beside its run."""
-        return self.run.with_name(f"{self.run.name}.log.jsonl")
 
     @classmethod
     def from_environment(cls) -> SiteSettings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,9 @@ from pflsynth.files import read_json, write_json
 
 NAME = "status.json"
 FORMAT = 1
+
+SERVING = "serving.json"
+"""File beside the processes of a coordinator: where it listens, and its certificate."""
 
 Phase = Literal["waiting", "training", "validating", "finishing", "finished", "stopped"]
 
@@ -64,6 +68,7 @@ class Status:
         accepted: sites whose update of this round is in.
         waiting_for: sites that it waits for now.
         problem: what stands in the way of the whole training.
+        lasting: whether that problem would come again if the coordinator just started again.
         strangers: connections that belong to no site that trains, and why they are not asked.
         sites: by name.
         started: when the coordinator started.
@@ -77,6 +82,7 @@ class Status:
     accepted: list[str] = field(default_factory=list)
     waiting_for: list[str] = field(default_factory=list)
     problem: str | None = None
+    lasting: bool = False
     strangers: dict[str, str] = field(default_factory=dict)
     sites: dict[str, SiteStatus] = field(default_factory=dict)
     started: str = ""
@@ -102,6 +108,15 @@ class StatusFile:
         for name, value in changes.items():
             setattr(self.now.sites[site], name, value)
         self.write()
+
+
+def mark_stopped(folder: Path, problem: str) -> None:
+    """Say that nothing runs any more, unless the training is finished; the process that would say so may be killed."""
+    with suppress(ModelError):
+        status = read_status(folder)
+        if status.phase not in ("finished", "stopped"):
+            status.phase, status.problem, status.time = "stopped", problem, moment()
+            write_json(folder / NAME, {"format": FORMAT, **asdict(status)})
 
 
 def moment() -> str:

@@ -3,6 +3,7 @@
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from pflsynth.deployment.events import EventLog
 from pflsynth.deployment.server import run_server
 from pflsynth.deployment.settings import CoordinatorSettings
 
@@ -12,4 +13,5 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the rounds."""
-    run_server(grid, CoordinatorSettings.from_environment())
+    settings = CoordinatorSettings.from_environment()
+    run_server(grid, settings, EventLog(settings.log))
