@@ -85,7 +85,7 @@ class Hospitals(Grid):
         self.federation.write_text(tomli_w.dumps(content))
         for site in self.config.participants:
             self.settings(site).write(self.folder / f"{site}.json")
-        self.nodes = {number: site for number, site in enumerate(self.config.participants, 11)}
+        self.nodes = dict(enumerate(self.config.participants, 11))
 
     @property
     def federation(self) -> Path:
@@ -150,7 +150,9 @@ class Hospitals(Grid):
             if letter.looks <= self.patience(letter):
                 continue
             with patch.dict(os.environ, {SITE_VARIABLE: str(self.folder / f"{letter.site}.json")}):
-                reply = self.spoil(letter, client_app.app(letter.message, _context(letter.message.metadata.dst_node_id)))
+                reply = self.spoil(
+                    letter, client_app.app(letter.message, _context(letter.message.metadata.dst_node_id))
+                )
             if reply is None:
                 continue
             if letter.header.kind == "train":

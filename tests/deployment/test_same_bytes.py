@@ -137,9 +137,7 @@ def _sometimes(site: Any, absences: dict[int, set[str]]) -> Any:
 def test_a_site_that_is_away_for_a_round_and_comes_back(tiny: Tiny, tmp_path: Path, method: str) -> None:
     absences = {1: {"north"}, 3: {"south"}}
     config = with_absences(tiny, tmp_path / "run", absences, quorum=1, rounds=4, method=method)
-    hospitals = Hospitals(
-        tmp_path / "grid", config, tiny.prepared, absent=lambda number: absences.get(number, set())
-    )
+    hospitals = Hospitals(tmp_path / "grid", config, tiny.prepared, absent=lambda number: absences.get(number, set()))
     state = hospitals.serve()
     assert_same(hospitals, tmp_path / "run")
     assert state.bases == {"north": 4, "south": 4}

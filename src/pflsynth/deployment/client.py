@@ -43,7 +43,7 @@ from pflsynth.deployment.messages import (
 )
 from pflsynth.deployment.run_folder import open_or_create
 from pflsynth.deployment.settings import SiteSettings
-from pflsynth.errors import DataError, ModelError, UsageError
+from pflsynth.errors import DataError, ModelError, PflsynthError, UsageError
 from pflsynth.federation.aggregate import UpdateRefused
 from pflsynth.federation.checkpoint import Provenance, save_shared
 from pflsynth.federation.personalised import save_personalised
@@ -52,6 +52,16 @@ from pflsynth.runs import RunDirectory, RunState
 from pflsynth.training import validation_score
 
 _logger = logging.getLogger(__name__)
+
+
+def answer_here(message: Message) -> Message:
+    """Answer with the settings that the environment names: what the ClientApp does."""
+    try:
+        settings = SiteSettings.from_environment()
+    except PflsynthError:
+        _logger.exception("this site does not know its own settings")
+        return Message(to_records(Packet(Declined(agreement="", reason="settings"))), reply_to=message)
+    return answer(message, settings)
 
 
 def answer(message: Message, settings: SiteSettings) -> Message:
@@ -96,6 +106,12 @@ def _respond(packet: Packet, config: FederationConfig, settings: SiteSettings) -
 
 def _join(header: Join, config: FederationConfig, settings: SiteSettings) -> Packet:
     own = config.agreement_sha256()
+    if header.site != settings.site:
+        raise MessageRefused(
+            f"the coordinator has this machine's key as that of site {printable(header.site)}, and the settings here "
+            f"are those of site {settings.site}; use the key and the settings of one kit",
+            "name",
+        )
     if header.agreement != own:
         told = [
             f"{key} is {printable(repr(theirs))} at the coordinator, {mine!r} here"

@@ -14,12 +14,24 @@ LONGEST = 2**20
 """Most characters of a header."""
 
 Reason = Literal[
-    "version", "agreement", "message", "busy", "data", "state", "lost", "diverged", "settings", "disk", "unexpected"
+    "version",
+    "agreement",
+    "name",
+    "message",
+    "busy",
+    "data",
+    "state",
+    "lost",
+    "diverged",
+    "settings",
+    "disk",
+    "unexpected",
 ]
 
 REASONS: Mapping[Reason, str] = {
     "version": "it runs another version of pflsynth",
     "agreement": "it has another agreement",
+    "name": "its settings are those of another site than its key",
     "message": "it refused what it was sent",
     "busy": "it is still busy with an earlier round",
     "data": "its prepared data cannot be used",
@@ -54,9 +66,10 @@ class Header(BaseModel):
 
 
 class Join(Header):
-    """Coordinator: do we agree? ``content`` is the whole agreement."""
+    """Coordinator: do we agree? ``content`` is the whole agreement, ``site`` whose key the receiver has."""
 
     kind: Literal["join"] = "join"
+    site: str
     content: dict[str, Any]
 
 

@@ -85,8 +85,12 @@ class Membership:
             for site, node in nodes.items()
             if self._agreed.get(site) != node and now >= self._ask_after.get(site, 0.0)
         }
-        question = Packet(Join(agreement=self._agreement, content=self._config.agreement()))
-        for reply in self._exchange.ask(new, lambda _: question, self._settings.answer_s):
+        content = self._config.agreement()
+
+        def request(site: str) -> Packet:
+            return Packet(Join(agreement=self._agreement, site=site, content=content))
+
+        for reply in self._exchange.ask(new, request, self._settings.answer_s):
             failure = reply.failure or self._disagreement(reply)
             if failure:
                 self.failed(reply.site, failure)

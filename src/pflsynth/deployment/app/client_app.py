@@ -3,8 +3,7 @@
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from pflsynth.deployment.client import answer
-from pflsynth.deployment.settings import SiteSettings
+from pflsynth.deployment.client import answer_here
 
 app = ClientApp()
 
@@ -12,4 +11,4 @@ app = ClientApp()
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Answer a message of the coordinator."""
-    return answer(message, SiteSettings.from_environment())
+    return answer_here(message)
