@@ -7,6 +7,7 @@ told one word of :data:`~pflsynth.deployment.headers.REASONS`.
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -55,13 +56,36 @@ _logger = logging.getLogger(__name__)
 
 
 def answer_here(message: Message) -> Message:
-    """Answer with the settings that the environment names: what the ClientApp does."""
+    """Answer with the settings that the environment names: what the ClientApp does.
+
+    When nobody waits for the answer any more, a process that hangs ends itself, so that the site can be asked again.
+    """
     try:
         settings = SiteSettings.from_environment()
     except PflsynthError:
         _logger.exception("this site does not know its own settings")
         return Message(to_records(Packet(Declined(agreement="", reason="settings"))), reply_to=message)
-    return answer(message, settings)
+    faulthandler.dump_traceback_later(max(message.metadata.ttl, 1.0), exit=True)
+    try:
+        return answer(message, settings)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def check_site(settings: SiteSettings) -> FederationConfig:
+    """Refuse what would keep a site from its first round, before it connects.
+
+    Returns:
+        The agreement.
+
+    Raises:
+        UsageError: if the configuration cannot be used, the site does not train, or the run folder holds other things.
+        DataError: if the prepared data is missing, damaged, or not what the run began with.
+        ModelError: if the run is damaged or of another agreement.
+    """
+    config = load_config(settings.federation).federation
+    _Desk(config, settings)
+    return config
 
 
 def answer(message: Message, settings: SiteSettings) -> Message:
@@ -76,7 +100,8 @@ def answer(message: Message, settings: SiteSettings) -> Message:
         config = load_config(settings.federation).federation
         agreement = config.agreement_sha256()
         packet = from_message(message)
-        kind = packet.header.kind
+        kind = f"{packet.header.kind} of round {packet.header.round}" if isinstance(
+            packet.header, Train | Validate | Finish) else packet.header.kind
         reply = _respond(packet, config, settings)
         _log(settings, kind, f"answered: {reply.header.kind}, {reply.size / 1e6:.1f} MB")
     except Exception as failure:
