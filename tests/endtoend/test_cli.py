@@ -22,7 +22,7 @@ from ..data_builders import head, image_path, small_disk, tissue, tree, write_ni
 from ..dicom_builders import Made, Patient, write_series
 from ..tiny import TINY, Ended, Tiny, ended, pflsynth, start_pflsynth, write_tiny
 
-VERBS = ("demo", "check", "prepare", "train", "evaluate", "synthesize", "compare", "report")
+VERBS = ("demo", "check", "prepare", "train", "evaluate", "synthesize", "compare", "report", "keys", "unseal")
 
 
 def only_one_sentence(end: Ended) -> str:
