@@ -22,6 +22,7 @@ from pflsynth.data_verbs import check, prepare
 from pflsynth.deployment_verbs import keys, unseal
 from pflsynth.errors import DataError, PflsynthError, UsageError
 from pflsynth.options import AsJson, Device, Force, Overrides, PreparedOrRuns, RunFolder
+from pflsynth.serving_verbs import join, serve, status
 
 app = typer.Typer(
     name="pflsynth",
@@ -48,6 +49,9 @@ app.command()(compare)
 app.command()(report)
 app.command()(keys)
 app.command()(unseal)
+app.command()(serve)
+app.command()(join)
+app.command()(status)
 
 
 @app.command()

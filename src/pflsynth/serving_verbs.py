@@ -13,6 +13,7 @@ import typer
 from pflsynth.errors import UsageError
 from pflsynth.options import AsJson
 
+
 def serve(
     federation: Annotated[Path, typer.Argument(metavar="FEDERATION", help="federation.toml")],
     run: Annotated[Path, typer.Option("--run", help="folder of the run; made, or gone on with")],
@@ -30,7 +31,9 @@ def serve(
     patience: Annotated[
         float | None, typer.Option("--patience", min=0, help="seconds to wait for a quorum; default: for ever")
     ] = None,
-    retry: Annotated[float, typer.Option("--retry", min=0, help="seconds until a site that failed is asked again")] = 60,
+    retry: Annotated[
+        float, typer.Option("--retry", min=0, help="seconds until a site that failed is asked again")
+    ] = 60,
     wave: Annotated[int, typer.Option("--wave", min=1, help="most sites that are asked at one time")] = 8,
     as_json: AsJson = False,
 ) -> None:

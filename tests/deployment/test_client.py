@@ -17,7 +17,7 @@ from pflsynth.deployment.client import answer, answer_here
 from pflsynth.deployment.flower import KIND, from_message, to_records
 from pflsynth.deployment.headers import Declined, Finish, Finished, Join, Joined, Trained, Validate
 from pflsynth.deployment.messages import SHARED, Layout, Packet, pack_assignment, read_update
-from pflsynth.deployment.settings import SITE_VARIABLE, SiteSettings
+from pflsynth.deployment.settings import SITE_VARIABLE, SiteSettings, log_of
 from pflsynth.errors import UsageError
 from pflsynth.federation import site as site_module
 from pflsynth.federation.aggregate import UpdateRefused
@@ -55,7 +55,7 @@ def to_train(tiny: Tiny, number: int, base: int, keep: tuple[int, ...] = ()) -> 
 
 
 def log(settings: SiteSettings) -> list[dict[str, str]]:
-    return [json.loads(line) for line in settings.log.read_text().splitlines()]
+    return [json.loads(line) for line in log_of(settings.run).read_text().splitlines()]
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ from pflsynth.deployment.messages import (
     read_assignment,
 )
 from pflsynth.deployment.run_folder import open_or_create
-from pflsynth.deployment.settings import SiteSettings
+from pflsynth.deployment.settings import SiteSettings, log_of
 from pflsynth.errors import DataError, ModelError, PflsynthError, UsageError
 from pflsynth.federation.aggregate import UpdateRefused
 from pflsynth.federation.checkpoint import Provenance, save_shared
@@ -100,8 +100,11 @@ def answer(message: Message, settings: SiteSettings) -> Message:
         config = load_config(settings.federation).federation
         agreement = config.agreement_sha256()
         packet = from_message(message)
-        kind = f"{packet.header.kind} of round {packet.header.round}" if isinstance(
-            packet.header, Train | Validate | Finish) else packet.header.kind
+        kind = (
+            f"{packet.header.kind} of round {packet.header.round}"
+            if isinstance(packet.header, Train | Validate | Finish)
+            else packet.header.kind
+        )
         reply = _respond(packet, config, settings)
         _log(settings, kind, f"answered: {reply.header.kind}, {reply.size / 1e6:.1f} MB")
     except Exception as failure:
@@ -250,7 +253,8 @@ def _log(settings: SiteSettings, kind: str, outcome: str) -> None:
     """Tell this site's people what happened, in the log beside its run; a full disk must not stop the answer."""
     line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "message": kind, "outcome": outcome}
     try:
-        settings.log.parent.mkdir(parents=True, exist_ok=True)
-        RunDirectory(settings.log.parent).append(settings.log.name, line)
+        path = log_of(settings.run)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        RunDirectory(path.parent).append(path.name, line)
     except OSError as failure:
         _logger.warning("%s", failure)

@@ -20,7 +20,7 @@ from pflsynth.deployment.keyring import Keyring
 from pflsynth.deployment.processes import Child, Keeper, end_members, members, program_of
 from pflsynth.deployment.proxy import Limits, ProxySettings, check_config, proxy_command, write_config
 from pflsynth.deployment.server import open_run
-from pflsynth.deployment.settings import COORDINATOR_VARIABLE, CoordinatorSettings
+from pflsynth.deployment.settings import COORDINATOR_VARIABLE, CoordinatorSettings, log_of, work_of
 from pflsynth.deployment.status import SERVING, Status, mark_stopped, read_status
 from pflsynth.deployment.superlink import SuperLink
 from pflsynth.errors import ModelError, NetworkError, UsageError
@@ -62,7 +62,8 @@ class CoordinatorHost:
         self._settings, self._ring, self._listen, self._show = settings, Keyring(keys), listen, tell
         self._config, self._run = open_run(settings)
         self._sites = method_of(self._config).trainers(self._config)
-        self._work, self._log, self._events = settings.work.absolute(), EventLog(settings.log), Follower(settings.log)
+        log = log_of(settings.run)
+        self._work, self._tell, self._events = work_of(settings.run), EventLog(log), Follower(log)
         _check_keys(self._ring, self._sites, settings.federation, self._tell)
         _check_listen(listen)
         own = {COORDINATOR_VARIABLE: str(self._work / "coordinator.json")}
@@ -94,7 +95,7 @@ class CoordinatorHost:
             self._write_proxy()
             self._settings.write(self._work / "coordinator.json")
             certificate = str(self._ring.server_certificate.absolute())
-            write_json(self._settings.work / SERVING, {"listen": self._listen, "certificate": certificate})
+            write_json(self._work / SERVING, {"listen": self._listen, "certificate": certificate})
             self._tell(f"listens on {self._listen} for {', '.join(self._sites)}")
             try:
                 while not self._look():
@@ -165,9 +166,6 @@ class CoordinatorHost:
             child.stop()
         self._superlink.remove_database()
         self._pass_on()
-
-    def _tell(self, text: str) -> None:
-        self._log(text)
 
     def _pass_on(self) -> None:
         """Show the events that were logged since, by this process or the ServerApp."""

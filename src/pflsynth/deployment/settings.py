@@ -22,20 +22,18 @@ SITE_VARIABLE = "PFLSYNTH_SITE"
 Seconds = Annotated[float, Field(ge=0)]
 
 
+def work_of(run: Path) -> Path:
+    """Folder of the processes beside a run: their logs, and what Flower and the proxy keep while they run."""
+    return run.absolute().with_name(f"{run.absolute().name}.flower")
+
+
+def log_of(run: Path) -> Path:
+    """JSON lines beside a run: what people should hear of."""
+    return run.absolute().with_name(f"{run.absolute().name}.log.jsonl")
+
+
 class _File:
     """Settings that are written for a process, and read by it."""
-
-    run: Path
-
-    @property
-    def work(self) -> Path:
-        """Folder of the processes beside the run: their logs, and what Flower and the proxy keep while they run."""
-        return self.run.with_name(f"{self.run.name}.flower")
-
-    @property
-    def log(self) -> Path:
-        """JSON lines beside the run: what people should hear of."""
-        return self.run.with_name(f"{self.run.name}.log.jsonl")
 
     def write(self, path: Path) -> None:
         """Write the settings as JSON, atomically."""

@@ -16,9 +16,9 @@ from pflsynth.config_files import LoadedConfig
 from pflsynth.deployment.client import check_site
 from pflsynth.deployment.events import Follower
 from pflsynth.deployment.flower_programs import EXECUTOR, LOOPBACK, flower_environment, flower_program, free_port
-from pflsynth.deployment.processes import Child, Keeper, end_members, members, plain_reading, program_of
+from pflsynth.deployment.processes import Child, Keeper, end_members, plain_reading
 from pflsynth.deployment.refusals import knock, why_refused
-from pflsynth.deployment.settings import SITE_VARIABLE, SiteSettings
+from pflsynth.deployment.settings import SITE_VARIABLE, SiteSettings, log_of, work_of
 from pflsynth.errors import ModelError, NetworkError, UsageError
 from pflsynth.files import exclusive
 from pflsynth.runs import RunDirectory
@@ -33,10 +33,17 @@ START_SECONDS = 60.0
 """How long a SuperNode may take to start the process that starts our half of the app."""
 
 AGAIN_SECONDS = 15.0
-"""Before a SuperNode that was refused is started again; the coordinator forgets its last connection after about 60 s."""
+"""Before a SuperNode that was refused is started again; its last connection is forgotten after about a minute."""
 
 REFUSED_SECONDS = 180.0
 """A site that was refused for so long, without a connection between, gives up."""
+
+
+LINGER_SECONDS = 60.0
+"""How long a site that has its model remains connected, at most, so that the coordinator can fetch its last answer."""
+
+LINGER_KNOCK_SECONDS = 3.0
+"""Between two tries of the road then: a coordinator that is gone has fetched it."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +64,10 @@ def site_settings(loaded: LoadedConfig) -> tuple[SiteSettings, Connection]:
     own = loaded.own
     if own is None:
         raise UsageError(f"{loaded.path}: is the agreement of all sites; a hospital joins with its own site.toml")
-    missing = [
-        name for name in ("coordinator", "certificate", "key", "prepared", "run") if getattr(own, name) is None
-    ]
-    if missing:
-        raise UsageError(f"{loaded.path}: joining needs the keys {', '.join(missing)}; the site.toml of a kit has them")
-    assert own.coordinator and own.certificate and own.key and own.prepared and own.run
+    if not (own.coordinator and own.certificate and own.key and own.prepared and own.run):
+        names = ("coordinator", "certificate", "key", "prepared", "run")
+        missing = ", ".join(name for name in names if getattr(own, name) is None)
+        raise UsageError(f"{loaded.path}: joining needs the key(s) {missing}; the site.toml of a kit has them")
     for path in (own.certificate, own.key):
         if not path.is_file():
             raise UsageError(f"{path}: there is no such file; it is in the site's kit")
@@ -88,7 +93,7 @@ class SiteHost:
         """
         self._settings, self._connection, self._tell = settings, connection, tell
         self.config = check_site(settings)
-        self._work = settings.work.absolute()
+        self._work = work_of(settings.run)
         folder = self._work / "supernode"
         command: list[str | Path] = [
             flower_program("flower-supernode"),
@@ -107,10 +112,11 @@ class SiteHost:
         self._node = Child("supernode", command, folder, flower_environment(folder / "home", own))
         self._keeper = Keeper(self._node, self._tell, self._why_ended)
         self._said = Follower(self._node.log)
-        self._answers = Follower(settings.log)
+        self._answers = Follower(log_of(settings.run))
         self._refused_since: float | None = None
         self._connected = self._busy = self._served = False
         self._reached, self._knocked = True, 0.0
+        self._until: float | None = None
 
     @property
     def finished(self) -> bool:
@@ -178,14 +184,25 @@ class SiteHost:
         now = time.monotonic()
         if self._refused_since is not None and now - self._refused_since > REFUSED_SECONDS:
             raise NetworkError(why_refused(self._node.said(), self._connection.coordinator))
-        if self._node.alive and now - self._node.started > START_SECONDS:
-            if EXECUTOR not in {program_of(process) for process in members(self._node.folder)}:
-                self._tell("supernode: cannot start the app any more, and is started again")
-                self._node.stop()
+        if self._node.alive and now - self._node.started > START_SECONDS and not self._node.runs(EXECUTOR):
+            self._tell("supernode: cannot start the app any more, and is started again")
+            self._node.stop()
+        if self._served and not self._busy:
+            return self._left(now)
         if self._connected and now - self._knocked > KNOCK_SECONDS:
             self._knocked = now
             self._knock()
-        return self._served and not self._busy
+        return False
+
+    def _left(self, now: float) -> bool:
+        """Whether the site can leave: Flower gives the coordinator no answer of a site that is not connected."""
+        if self._until is None:
+            self._tell("stays connected until the coordinator has fetched the last answer")
+            self._until, self._knocked = now + LINGER_SECONDS, now
+        if now - self._knocked > LINGER_KNOCK_SECONDS:
+            self._knocked = now
+            self._knock()
+        return not self._reached or now > self._until
 
     def _heard(self, line: str) -> None:
         """What a line of the SuperNode's log tells."""
@@ -201,7 +218,7 @@ class SiteHost:
         try:
             knock(self._connection.coordinator, self._connection.certificate, timeout=5.0)
         except NetworkError as failure:
-            if self._reached:
+            if self._reached and self._until is None:
                 self._tell(f"{failure}; goes on trying")
             self._reached = False
         else:

@@ -5,7 +5,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from pflsynth.deployment.events import EventLog
 from pflsynth.deployment.server import run_server
-from pflsynth.deployment.settings import CoordinatorSettings
+from pflsynth.deployment.settings import CoordinatorSettings, log_of
 
 app = ServerApp()
 
@@ -14,4 +14,4 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run the rounds."""
     settings = CoordinatorSettings.from_environment()
-    run_server(grid, settings, EventLog(settings.log))
+    run_server(grid, settings, EventLog(log_of(settings.run)))
