@@ -94,6 +94,7 @@ class Membership:
             failure = reply.failure or self._disagreement(reply)
             if failure:
                 self.failed(reply.site, failure)
+                self._ask_after[reply.site] = time.monotonic() + self._settings.retry_s
             else:
                 self._agreed[reply.site] = new[reply.site]
                 self._status.site(reply.site, joined=True, refused=None)
@@ -127,7 +128,6 @@ class Membership:
         """
         sentence = str(failure) if isinstance(failure, UpdateRefused) else f"site {site}: {failure}"
         self._agreed.pop(site, None)
-        self._ask_after[site] = time.monotonic() + self._settings.retry_s
         self._status.site(site, joined=False, refused=sentence)
         self._tell(sentence)
         return sentence

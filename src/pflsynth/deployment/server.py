@@ -132,9 +132,13 @@ class _Server:
         shared = current.aggregate()
         every = self._config.training.validate_every
         scores = self._validate(current, shared) if every and current.number % every == 0 else None
-        record = current.close(scores, self._costs(before))
+        costs = self._costs(before)
+        record = current.close(scores, costs)
         self._status.write(problem=None)
-        self._tell(_line(record, self._config.rounds, len(current.accepted), len(self._coordinator.trainers)))
+        self._tell(
+            f"round {current.number:>4}/{self._config.rounds}: {len(current.accepted)} of "
+            f"{len(self._coordinator.trainers)} sites, {_told(record, costs)}"
+        )
 
     def _train(self, current: Round, nodes: dict[str, int]) -> None:
         def request(site: str) -> Packet:
@@ -249,7 +253,7 @@ class _Server:
     def _traffic(self) -> dict[str, tuple[int, int]]:
         return {site: (told.sent, told.received) for site, told in self._status.now.sites.items()}
 
-    def _costs(self, before: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
+    def _costs(self, before: Mapping[str, tuple[int, int]]) -> dict[str, dict[str, int]]:
         """Bytes on the wire of this round, by site."""
         after = self._traffic()
         return {
@@ -258,7 +262,8 @@ class _Server:
         }
 
 
-def _line(record: Mapping[str, Any], rounds: int, accepted: int, sites: int) -> str:
-    line = f"round {record['round']:>4}/{rounds}: {accepted} of {sites} sites"
+def _told(record: Mapping[str, Any], costs: Mapping[str, Mapping[str, int]]) -> str:
+    sent, received = (sum(costs[name].values()) / 1e6 for name in ("sent_bytes", "received_bytes"))
     known = [score for score in record.get("validation_psnr", {}).values() if score is not None]
-    return line + (f", validation PSNR {sum(known) / len(known):.2f} dB" if known else "")
+    validated = f", validation PSNR {sum(known) / len(known):.2f} dB" if known else ""
+    return f"{sent:.1f} MB sent, {received:.1f} MB received{validated}"

@@ -135,8 +135,9 @@ def read_status(folder: Path) -> Status:
         raise ModelError(f"{folder}: has no {NAME}; give the run folder of a coordinator that was started")
     content = read_json(path)
     try:
-        if content.pop("format") != FORMAT:
+        found = content.pop("format", None) if isinstance(content, dict) else None
+        if isinstance(found, int) and found != FORMAT:
             raise ModelError(f"{path}: was written by another version of pflsynth; use that version")
         return TypeAdapter(Status).validate_python(content)
-    except (AttributeError, KeyError, ValidationError):
+    except ValidationError:
         raise ModelError(f"{path}: is damaged; it is written again at the coordinator's next event") from None
