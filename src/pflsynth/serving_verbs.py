@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pflsynth.errors import UsageError
 from pflsynth.options import AsJson
+
+if TYPE_CHECKING:
+    from pflsynth.console import Terminal
+
+SOON_DAYS = 30
+"""A certificate that ends sooner is marked."""
 
 
 def serve(
@@ -127,12 +133,58 @@ def status(
       pflsynth status runs/first
     """
     from pflsynth.console import Terminal
-    from pflsynth.deployment.status_view import show_status, status_document
+    from pflsynth.deployment.status_view import status_document
 
     document = status_document(folder)
     terminal = Terminal(as_json)
-    show_status(terminal, document)
+    _show_status(terminal, document)
     terminal.document(document)
+
+
+def _show_status(terminal: Terminal, document: Mapping[str, Any]) -> None:
+    """Print what :func:`~pflsynth.deployment.status_view.status_document` returned."""
+    from rich.table import Table
+
+    running = document["running"]
+    doing = document["phase"] if running else f"{document['phase']}, and the coordinator is not running"
+    terminal.say(f"round {document['round']} of {document['rounds']}: {doing} (at {document['time']})")
+    if document["problem"]:
+        terminal.finding("wrong", document["problem"])
+    table = Table("site", "connected", "last seen", "last update", "now", "bytes out / in", title_justify="left")
+    for site, told in document["sites"].items():
+        update = f"round {told['updated_round']}, {told['updated']}" if told["updated"] else ""
+        connected = "finished" if told["finished"] else "joined" if told["joined"] else _yes(told["connected"])
+        table.add_row(site, connected, told["seen"] or "never", update, _now(told), _bytes(told))
+    terminal.table(table)
+    for told in document["sites"].values():
+        if told["refused"]:
+            terminal.finding("wrong", told["refused"])
+    for name, why in document["strangers"].items():
+        terminal.finding("suspicious", f"{name}: {why}")
+    if document["waiting_for"]:
+        terminal.say(f"waits for: {', '.join(document['waiting_for'])}")
+    certificate = document["certificate"]
+    if certificate is not None:
+        soon = certificate["days_left"] < SOON_DAYS
+        terminal.finding(
+            "suspicious" if soon else "ok",
+            f"certificate for {', '.join(certificate['hosts'])}: ends {certificate['ends'][:10]}, in "
+            f"{certificate['days_left']} days" + ("; renew it with: pflsynth keys --renew-server" if soon else ""),
+        )
+
+
+def _now(told: Mapping[str, Any]) -> str:
+    if told["asked"]:
+        return f"asked to {told['asked']} {told['waiting_s']:.0f} s ago"
+    return "refused" if told["refused"] else ""
+
+
+def _yes(connected: bool) -> str:
+    return "yes" if connected else "no"
+
+
+def _bytes(told: Mapping[str, Any]) -> str:
+    return f"{told['sent'] / 1e6:.1f} / {told['received'] / 1e6:.1f} MB"
 
 
 @contextmanager

@@ -29,6 +29,9 @@ CALM_SECONDS = 120.0
 """A process that lived as long is started again at once, as if for the first time."""
 
 
+_NGINX_TITLE = b"nginx: "
+
+
 def members(folder: Path) -> list[int]:
     """Identities of the processes that were started for a folder or a folder in it, and of all that they started."""
     return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and _is_of(entry, folder)]
@@ -37,7 +40,10 @@ def members(folder: Path) -> list[int]:
 def program_of(process: int) -> str:
     """What a process runs: the name of its program, or of the script that its interpreter runs; empty if it is gone."""
     with suppress(OSError):
-        words = (Path("/proc") / str(process) / "cmdline").read_bytes().split(b"\0")
+        line = (Path("/proc") / str(process) / "cmdline").read_bytes()
+        if line.startswith(_NGINX_TITLE):
+            return "nginx"
+        words = line.split(b"\0")
         names = [Path(os.fsdecode(word)).name for word in words[:2]]
         return names[1] if names[0].startswith("python") and len(names) > 1 else names[0]
     return ""
@@ -221,7 +227,7 @@ def _is_of(entry: Path, folder: Path) -> bool:
         variables = (entry / "environ").read_bytes().split(b"\0")
         if any(own == mark or own.startswith(mark + b"/") for own in variables):
             return True
-        if (entry / "cmdline").read_bytes().startswith(b"nginx: "):  # it writes its title over its environment
+        if (entry / "cmdline").read_bytes().startswith(_NGINX_TITLE):  # it writes its title over its environment
             return (entry / "cwd").readlink().is_relative_to(folder.absolute())
     except OSError:  # it has ended, or is another user's
         pass

@@ -32,6 +32,9 @@ KNOCK_SECONDS = 30.0
 START_SECONDS = 60.0
 """How long a SuperNode may take to start the process that starts our half of the app."""
 
+WAIT_SECONDS = 5.0
+"""Between two tries while a coordinator is not there at the start."""
+
 AGAIN_SECONDS = 15.0
 """Before a SuperNode that was refused is started again; its last connection is forgotten after about a minute."""
 
@@ -148,7 +151,7 @@ class SiteHost:
                 if str(failure) != told:
                     told = str(failure)
                     self._tell(f"{told}; waits for it")
-                time.sleep(AGAIN_SECONDS)
+                time.sleep(WAIT_SECONDS)
 
     def join(self, stay: bool = False) -> None:
         """Take part until the site has its personalised model.

@@ -9,9 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
-from pflsynth.console import Terminal
 from pflsynth.deployment.events import EventLog
 from pflsynth.deployment.settings import log_of, work_of
 from pflsynth.deployment.status import SERVING, read_status
@@ -21,9 +18,6 @@ from pflsynth.runs import RunDirectory
 
 MOST_EVENTS = 30
 """How many of the last events the page shows."""
-
-SOON_DAYS = 30
-"""A certificate that ends sooner is marked."""
 
 
 def status_document(run: Path) -> dict[str, Any]:
@@ -87,36 +81,6 @@ def metrics_document(run: Path) -> dict[str, Any]:
     return {"rounds": rounds, "events": EventLog(log_of(run)).last(MOST_EVENTS)}
 
 
-def show_status(terminal: Terminal, document: Mapping[str, Any]) -> None:
-    """Print what :func:`status_document` returned."""
-    running = document["running"]
-    doing = document["phase"] if running else f"{document['phase']}, and the coordinator is not running"
-    terminal.say(f"round {document['round']} of {document['rounds']}: {doing} (at {document['time']})")
-    if document["problem"]:
-        terminal.finding("wrong", document["problem"])
-    table = Table("site", "connected", "last seen", "last update", "now", "bytes out / in", title_justify="left")
-    for site, told in document["sites"].items():
-        update = f"round {told['updated_round']}, {told['updated']}" if told["updated"] else ""
-        connected = "finished" if told["finished"] else "joined" if told["joined"] else _yes(told["connected"])
-        table.add_row(site, connected, told["seen"] or "never", update, _now(told), _bytes(told))
-    terminal.table(table)
-    for told in document["sites"].values():
-        if told["refused"]:
-            terminal.finding("wrong", told["refused"])
-    for name, why in document["strangers"].items():
-        terminal.finding("suspicious", f"{name}: {why}")
-    if document["waiting_for"]:
-        terminal.say(f"waits for: {', '.join(document['waiting_for'])}")
-    certificate = document["certificate"]
-    if certificate is not None:
-        soon = certificate["days_left"] < SOON_DAYS
-        terminal.finding(
-            "suspicious" if soon else "ok",
-            f"certificate for {', '.join(certificate['hosts'])}: ends {certificate['ends'][:10]}, in "
-            f"{certificate['days_left']} days" + ("; renew it with: pflsynth keys --renew-server" if soon else ""),
-        )
-
-
 def _certificate(path: Path) -> dict[str, Any] | None:
     from pflsynth.deployment.certificates import read_certificate
 
@@ -130,17 +94,3 @@ def _certificate(path: Path) -> dict[str, Any] | None:
 def _mean_l1(losses: Mapping[str, float]) -> float | None:
     values = [value for name, value in losses.items() if name.startswith("l1/")]
     return sum(values) / len(values) if values else None
-
-
-def _now(told: Mapping[str, Any]) -> str:
-    if told["asked"]:
-        return f"asked to {told['asked']} {told['waiting_s']:.0f} s ago"
-    return "refused" if told["refused"] else ""
-
-
-def _yes(connected: bool) -> str:
-    return "yes" if connected else "no"
-
-
-def _bytes(told: Mapping[str, Any]) -> str:
-    return f"{told['sent'] / 1e6:.1f} / {told['received'] / 1e6:.1f} MB"
