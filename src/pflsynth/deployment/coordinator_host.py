@@ -7,6 +7,7 @@ while they run is in ``RUN.flower`` beside the run folder; what people should he
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import time
@@ -269,6 +270,6 @@ def _check_listen(listen: str) -> None:
             pass
     except OSError as failure:
         raise UsageError(
-            f"--listen {listen}: this machine cannot listen there ({failure.strerror}); stop what does, or choose "
+            f"--listen {listen}: this machine cannot listen there ({os.strerror(failure.errno or 0)}); stop what does, or choose "
             "another address or port"
         ) from None

@@ -210,7 +210,7 @@ class SiteHost:
     def _heard(self, line: str) -> None:
         """What a line of the SuperNode's log tells."""
         if "SuperNode ID:" in line:
-            self._connected, self._refused_since = True, None
+            self._connected, self._refused_since, self._knocked = True, None, time.monotonic()
             self._tell(f"connected to {self._connection.coordinator} as {self._settings.site}")
         elif "Receiving: " in line:
             self._busy = True
