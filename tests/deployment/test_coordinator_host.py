@@ -249,7 +249,7 @@ def test_an_address_that_is_taken_is_refused(serve: Serve) -> None:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         ended = serve("--listen", address)
     assert ended.code == 2
-    assert f"--listen {address}: this machine cannot listen there (Address already in use)" in ended.err
+    assert f"--listen {address}: cannot listen there (Address already in use)" in ended.err
     assert "is no address" in serve("--listen", "9092").err
 
 

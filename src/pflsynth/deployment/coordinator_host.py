@@ -270,6 +270,6 @@ def _check_listen(listen: str) -> None:
             pass
     except OSError as failure:
         raise UsageError(
-            f"--listen {listen}: this machine cannot listen there ({os.strerror(failure.errno or 0)}); stop what does, or choose "
+            f"--listen {listen}: cannot listen there ({os.strerror(failure.errno or 0)}); stop what does, or choose "
             "another address or port"
         ) from None
