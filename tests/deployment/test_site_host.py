@@ -31,6 +31,13 @@ print("[code: 2004] Failed to activate")
 raise SystemExit(1)
 """
 
+FORGOTTEN = """
+import time
+print("SuperNode ID: 7", flush=True)
+time.sleep(0.3)
+print("SuperNode terminated gracefully.")
+"""
+
 SERVED = """
 import json, os, sys, time
 from pathlib import Path
@@ -169,6 +176,28 @@ def test_a_lost_and_found_coordinator_is_told_of_once(
     assert len(hospital.told) == 3
     assert "its proxy answers, but the SuperLink behind it does not" in hospital.told[1]
     assert members(work_of(hospital.run)) == []
+
+
+def test_a_coordinator_that_was_started_again_is_connected_to_anew(
+    hospital: Hospital, supernode: Callable[[str], None]
+) -> None:
+    supernode(FORGOTTEN)
+    host = hospital.host()
+    told = hospital.told
+
+    class Twice(Exception):  # noqa: N818
+        """Ends the verb in the test."""
+
+    def tell(text: str) -> None:
+        told.append(text)
+        if len(told) == 3:
+            raise Twice
+
+    host._tell = host._keeper._tell = tell
+    with pytest.raises(Twice):
+        host.join()
+    assert "does not know this connection any more, as after a start of its own; starts again in 1 s" in told[1]
+    assert told[0] == told[2] == f"connected to 127.0.0.1:{hospital.server.port} as north"
 
 
 def test_two_of_one_site_are_refused(hospital: Hospital, supernode: Callable[[str], None]) -> None:

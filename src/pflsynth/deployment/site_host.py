@@ -234,6 +234,8 @@ class SiteHost:
         said, (plainly, least) = node.said(), plain_reading(node)
         if (node.exit_code or 0) < 0:
             return plainly, least
+        if self._connected and "terminated gracefully" in said:
+            return "the coordinator does not know this connection any more, as after a start of its own", least
         if "Exit Code: " in said and self._refused_since is None:
             self._refused_since = time.monotonic()
         return why_refused(said, self._connection.coordinator), AGAIN_SECONDS
