@@ -22,7 +22,7 @@ from pflsynth.deployment.messages import SHARED, Layout, Packet, check_agreement
 from pflsynth.deployment.run_folder import open_or_create
 from pflsynth.deployment.settings import CoordinatorSettings
 from pflsynth.deployment.status import StatusFile, moment
-from pflsynth.errors import UsageError
+from pflsynth.errors import ModelError, UsageError
 from pflsynth.federation.aggregate import UpdateRefused
 from pflsynth.federation.coordinator import Coordinator, Round, Tensors
 from pflsynth.federation.methods import method_of
@@ -102,6 +102,7 @@ class _Server:
     def _round(self, current: Round) -> None:
         self._status.write(phase="waiting", round=current.number, accepted=[])
         before = self._traffic()
+        lacking_since: float | None = None
         while True:
             nodes = self._members.gather(current.accepted)
             self._status.write(phase="training", problem=None)
@@ -114,6 +115,10 @@ class _Server:
             )
             self._status.write(phase="waiting", problem=problem)
             self._tell(problem)
+            lacking_since = lacking_since or time.monotonic()
+            patience = self._settings.patience_s
+            if patience is not None and time.monotonic() - lacking_since >= patience:
+                raise ModelError(f"round {current.number}: no quorum: {'; '.join(current.refused.values())}")
             time.sleep(self._settings.retry_s)
         for site in set(self._coordinator.trainers) - current.accepted - current.refused.keys():
             current.refuse(site, f"site {site}: was not there")
