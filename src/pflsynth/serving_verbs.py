@@ -53,10 +53,11 @@ def serve(
       pflsynth serve federation.toml --run runs/first --keys keys
       pflsynth serve federation.toml --run runs/first --keys keys --listen 127.0.0.1:9092 --page 8765
     """
-    from pflsynth.console import Terminal
-
-    _need_flower()
     from pflsynth.config_files import load_config
+    from pflsynth.console import Terminal
+    from pflsynth.deployment.flower_programs import need_flower
+
+    need_flower()
     from pflsynth.deployment.coordinator_host import CoordinatorHost
     from pflsynth.deployment.keyring import Keyring
     from pflsynth.deployment.page import live_page
@@ -103,10 +104,11 @@ def join(
       pflsynth prepare oslo/site.toml
       pflsynth join oslo/site.toml
     """
-    from pflsynth.console import Terminal
-
-    _need_flower()
     from pflsynth.config_files import load_config
+    from pflsynth.console import Terminal
+    from pflsynth.deployment.flower_programs import need_flower
+
+    need_flower()
     from pflsynth.deployment.site_host import SiteHost, site_settings
 
     terminal = Terminal(as_json)
@@ -202,10 +204,3 @@ def _ended_by_signals(tell: Callable[[str], None], advice: str) -> Iterator[None
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _need_flower() -> None:
-    try:
-        import flwr  # noqa: F401
-    except ImportError:
-        raise UsageError('this needs the package flwr: pip install "pflsynth[flower]"') from None

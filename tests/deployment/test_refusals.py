@@ -277,6 +277,18 @@ def test_no_quorum_ends_it_only_if_the_patience_is_limited(tiny: Tiny, tmp_path:
     assert not status.sites["south"].connected
 
 
+def test_a_quorum_that_keeps_failing_ends_it_only_if_the_patience_is_limited(tiny: Tiny, tmp_path: Path) -> None:
+    hospitals = Hospitals(tmp_path, tiny.config, tiny.prepared)
+    shutil.copytree(tiny.prepared, tmp_path / "prepared")
+    settings = hospitals.settings("south")
+    type(settings)(settings.federation, "south", tmp_path / "prepared", settings.run).write(tmp_path / "south.json")
+    for path in (tmp_path / "prepared" / "south").rglob("*.safetensors"):
+        path.unlink()
+    with pytest.raises(ModelError, match="round 1: no quorum: site south: its prepared data cannot be used"):
+        hospitals.serve(patience_s=0.0)
+    assert RunDirectory(hospitals.coordinator).state().round == 0
+
+
 # ------------------------------------------------------------------------------------------------- before any training
 
 

@@ -22,7 +22,10 @@ from ..data_builders import head, image_path, small_disk, tissue, tree, write_ni
 from ..dicom_builders import Made, Patient, write_series
 from ..tiny import TINY, Ended, Tiny, ended, pflsynth, start_pflsynth, write_tiny
 
-VERBS = ("demo", "check", "prepare", "train", "evaluate", "synthesize", "compare", "report", "keys", "unseal")
+VERBS = (
+    *("demo", "check", "prepare", "train", "evaluate", "synthesize", "compare", "report"),
+    *("keys", "unseal", "serve", "join", "status"),
+)
 
 
 def only_one_sentence(end: Ended) -> str:

@@ -19,6 +19,14 @@ EXECUTOR = "flower-superexec"
 LOOPBACK = "127.0.0.1"
 
 
+def need_flower() -> None:
+    """Raise UsageError if Flower is not installed."""
+    try:
+        import flwr  # noqa: F401
+    except ImportError:
+        raise UsageError('this needs the package flwr: pip install "pflsynth[flower]"') from None
+
+
 def flower_environment(home: Path, own: Mapping[str, str]) -> dict[str, str]:
     """Environment of every process of Flower.
 

@@ -22,7 +22,7 @@ from pflsynth.deployment.messages import SHARED, Layout, Packet, check_agreement
 from pflsynth.deployment.run_folder import open_or_create
 from pflsynth.deployment.settings import CoordinatorSettings
 from pflsynth.deployment.status import StatusFile, moment
-from pflsynth.errors import PflsynthError, UsageError
+from pflsynth.errors import ModelError, PflsynthError, UsageError
 from pflsynth.federation.aggregate import UpdateRefused
 from pflsynth.federation.coordinator import Coordinator, Round, Tensors
 from pflsynth.federation.methods import method_of
@@ -75,9 +75,10 @@ def run_server(grid: Grid, settings: CoordinatorSettings, tell: Tell = print) ->
         try:
             return server.run()
         except BaseException as failure:
-            lasting = isinstance(failure, PflsynthError)
+            told = str(failure) or type(failure).__name__
+            problem = told if isinstance(failure, Exception) else "the process that runs the rounds was told to stop"
             with suppress(OSError):  # a full disk is what may have stopped it
-                status.write(phase="stopped", problem=str(failure) or type(failure).__name__, lasting=lasting)
+                status.write(phase="stopped", problem=problem, lasting=isinstance(failure, PflsynthError))
             raise
 
 
@@ -114,6 +115,7 @@ class _Server:
     def _round(self, current: Round) -> None:
         self._status.write(phase="waiting", round=current.number, accepted=[])
         before = self._traffic()
+        lacking_since: float | None = None
         while True:
             nodes = self._members.gather(current.accepted)
             self._status.write(phase="training", problem=None)
@@ -126,6 +128,10 @@ class _Server:
             )
             self._status.write(phase="waiting", problem=problem)
             self._tell(problem)
+            lacking_since = lacking_since or time.monotonic()
+            patience = self._settings.patience_s
+            if patience is not None and time.monotonic() - lacking_since >= patience:
+                raise ModelError(f"round {current.number}: no quorum: {'; '.join(current.refused.values())}")
             time.sleep(self._settings.retry_s)
         for site in set(self._coordinator.trainers) - current.accepted - current.refused.keys():
             current.refuse(site, f"site {site}: was not there")

@@ -65,7 +65,7 @@ class CoordinatorSettings(_File):
         wave: most sites that are asked at one time, which bounds the unread replies that Flower keeps.
         gather_s: how long the first round after a start, and the end, wait for sites beyond the quorum.
         retry_s: how long after a failure the same site is asked again.
-        patience_s: how long to wait for a quorum before giving up; default: for ever.
+        patience_s: how long a round may lack a quorum before the coordinator gives up; default: for ever.
         poll_s: time between two looks for replies.
     """
 
