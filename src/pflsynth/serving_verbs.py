@@ -45,11 +45,11 @@ def serve(
 ) -> None:
     """Coordinate a federation: wait for its sites, train all rounds, give every site its model.
 
+    Its keys are made by pflsynth keys.
     Whatever of its processes dies is started again. After any stop the same command goes on after the last whole round.
 
     \b
     Examples:
-      pflsynth keys  federation.toml --host coordinator.example.org
       pflsynth serve federation.toml --run runs/first --keys keys
       pflsynth serve federation.toml --run runs/first --keys keys --listen 127.0.0.1:9092 --page 8765
     """
@@ -96,13 +96,13 @@ def join(
 ) -> None:
     """Take part in a federation as one of its sites, until the site has its personalised model.
 
+    First open the site's kit with pflsynth unseal, name its images in site.toml, and give pflsynth prepare.
     After any stop the same command goes on. Images and private parameters stay here.
 
     \b
     Examples:
-      pflsynth unseal oslo.kit --to oslo
-      pflsynth prepare oslo/site.toml
       pflsynth join oslo/site.toml
+      pflsynth join oslo/site.toml --stay
     """
     from pflsynth.config_files import load_config
     from pflsynth.console import Terminal
