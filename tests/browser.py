@@ -1,4 +1,4 @@
-"""Headless Chromium for tests: opens a page of the disk and records whatever it asks for."""
+"""Headless Chromium for tests: opens a page and records whatever it asks for."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class OpenPage:
 
     Attributes:
         page: playwright's page.
-        requests: address of every request other than the file itself and ``data:`` or ``blob:`` addresses.
+        requests: address of every request other than the page itself and ``data:`` or ``blob:`` addresses.
         messages: what the browser's console says, such as a breach of the content security policy.
     """
 
@@ -29,8 +29,8 @@ class OpenPage:
 
 
 @contextmanager
-def open_page(path: Path, width: int = 1440, height: int = 900) -> Iterator[OpenPage]:
-    """Open a file in Chromium (``chromium`` of the path, or PFLSYNTH_CHROMIUM).
+def open_page(path: Path | str, width: int = 1440, height: int = 900) -> Iterator[OpenPage]:
+    """Open a file, or an address, in Chromium (``chromium`` of the path, or PFLSYNTH_CHROMIUM).
 
     Without Chromium or playwright the test is skipped, but fails where CI=true.
     """
@@ -41,7 +41,7 @@ def open_page(path: Path, width: int = 1440, height: int = 900) -> Iterator[Open
         _no_browser("no playwright; install the extra dev")
     if not chromium:
         _no_browser("no Chromium; install it, or set PFLSYNTH_CHROMIUM to its program")
-    address = path.resolve().as_uri()
+    address = path if isinstance(path, str) else path.resolve().as_uri()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         try:

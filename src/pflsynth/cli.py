@@ -1,4 +1,7 @@
-"""The command line: one verb, one function. Exit codes: 0 ok, 1 system, 2 usage, 3 data, 4 model, 130 interrupted."""
+"""The command line: one verb, one function.
+
+Exit codes: 0 ok, 1 system, 2 usage, 3 data, 4 model, 5 network, 130 interrupted.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from pflsynth import __version__
 from pflsynth.comparison_verbs import compare, report
 from pflsynth.config import SplitName
 from pflsynth.data_verbs import check, prepare
+from pflsynth.deployment_verbs import keys, unseal
 from pflsynth.errors import DataError, PflsynthError, UsageError
 from pflsynth.options import (
     AsJson,
@@ -32,6 +36,7 @@ from pflsynth.options import (
     RunFolder,
     feature_files,
 )
+from pflsynth.serving_verbs import join, serve, status
 
 app = typer.Typer(
     name="pflsynth",
@@ -56,6 +61,11 @@ app.command()(check)
 app.command()(prepare)
 app.command()(compare)
 app.command()(report)
+app.command()(keys)
+app.command()(unseal)
+app.command()(serve)
+app.command()(join)
+app.command()(status)
 
 
 @app.command()

@@ -1,6 +1,6 @@
-"""The agreement of a federation (``federation.toml``) and a hospital's own file (``site.toml``).
+"""The agreement of a federation, ``federation.toml``.
 
-Both are strict: an unknown key, a wrong type or a value out of range is refused in one sentence that names file,
+It is strict: an unknown key, a wrong type or a value out of range is refused in one sentence that names file,
 key and value. The agreement's hash leaves out the local keys, which say where things are on one machine.
 """
 
@@ -33,7 +33,8 @@ SITE_LOCAL_KEYS = ("data", "layout", "contrast_names")
 
 _TASK = re.compile(r"^\s*([A-Za-z0-9]+)\s*(?:->|→|:)\s*([A-Za-z0-9]+)\s*$")
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
-_DEVICE = r"^(cpu|cuda(:[0-9]+)?)$"
+DEVICE = r"^(cpu|cuda(:[0-9]+)?)$"
+"""Pattern of a torch device that a configuration may name."""
 
 
 class Task(BaseModel, frozen=True):
@@ -105,7 +106,7 @@ class FederationConfig(Strict):
     sites: dict[Annotated[str, Field(pattern=_NAME)], SiteConfig] = Field(min_length=1)
 
     data_root: Path = Field(Path(), strict=False, description="folder of the sites' data (local)")
-    device: str = Field("cpu", pattern=_DEVICE, description="torch device: cpu, cuda or cuda:1 (local)")
+    device: str = Field("cpu", pattern=DEVICE, description="torch device: cpu, cuda or cuda:1 (local)")
     workers: int = Field(1, ge=1, description="processes of check, prepare and compare (local)")
     threads: int = Field(2, ge=1, description="CPU threads of torch, of each process (local)")
     phantom: int | None = Field(
@@ -188,19 +189,6 @@ class FederationConfig(Strict):
         content = self.agreement()
         sections = {key: content[key] for key in ("contrasts", "image", "slices", "split", "registration", "intensity")}
         return {"site": site, "brain_mask": self.sites[site].brain_mask, **sections}
-
-
-class SiteFile(Strict):
-    """A hospital's own ``site.toml``: which site it is, and where things are on its machine."""
-
-    site: str
-    federation: Path = Field(strict=False, description="the agreement, relative to this file")
-    data: Path = Field(strict=False, description="folder of images, relative to this file")
-    layout: str | None = Field(None, description="how the folder names its images; default: the federation's")
-    contrast_names: dict[str, str] | None = None
-    device: str | None = Field(None, pattern=_DEVICE)
-    workers: int | None = Field(None, ge=1)
-    threads: int | None = Field(None, ge=1)
 
 
 def code_length(sites: Sequence[str], contrasts: Sequence[str]) -> int:

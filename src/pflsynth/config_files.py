@@ -1,29 +1,39 @@
-"""Read ``federation.toml`` and ``site.toml``: ``extends``, ``--set a.b=c``, and errors in one sentence."""
+"""Read ``federation.toml`` and ``site.toml``: ``extends``, ``--set a.b=c``, errors in one sentence; write TOML."""
 
 from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
+import tomli_w
 from pydantic import BaseModel, ValidationError
 
-from pflsynth.config import FederationConfig, SiteFile
+from pflsynth.config import FederationConfig
 from pflsynth.errors import UsageError
+from pflsynth.site_file import SiteFile
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
 @dataclass(frozen=True)
 class LoadedConfig:
-    """A validated configuration and the sites whose data is on this machine."""
+    """A validated configuration and the sites whose data is on this machine.
+
+    Attributes:
+        federation: the agreement and this machine's local keys.
+        sites: all sites of a ``federation.toml``, or the one of a ``site.toml``.
+        path: the file.
+        own: the ``site.toml``, its paths made absolute; ``None`` for a ``federation.toml``.
+    """
 
     federation: FederationConfig
     sites: tuple[str, ...]
     path: Path
+    own: SiteFile | None = None
 
 
 def load_config(path: Path, overrides: Sequence[str] = (), data_root: Path | None = None) -> LoadedConfig:
@@ -41,19 +51,29 @@ def load_config(path: Path, overrides: Sequence[str] = (), data_root: Path | Non
     if "federation" not in content:
         federation = _federation(path, overrides, data_root)
         return LoadedConfig(federation, federation.site_names, path)
-    site = _validate(SiteFile, content, path)
-    agreement_path = path.parent / site.federation
-    federation = _federation(agreement_path, overrides, None)
+    site = _validate(SiteFile, content, path).within(path.parent)
+    federation = _federation(site.federation, overrides, None)
     if site.site not in federation.sites:
         raise UsageError(
-            f'{path}: site "{site.site}" is not in {agreement_path}, which has {", ".join(federation.site_names)}'
+            f'{path}: site "{site.site}" is not in {site.federation}, which has {", ".join(federation.site_names)}'
         )
-    data = data_root / site.site if data_root is not None else path.parent / site.data
+    data = data_root / site.site if data_root is not None else site.data
     own = {key: getattr(site, key) for key in ("layout", "contrast_names") if getattr(site, key) is not None}
     here = federation.sites[site.site].model_copy(update={"data": data.absolute(), **own})
     local = {key: getattr(site, key) for key in ("device", "workers", "threads") if getattr(site, key) is not None}
     federation = federation.model_copy(update={"sites": {**federation.sites, site.site: here}, **local})
-    return LoadedConfig(federation, (site.site,), path)
+    return LoadedConfig(federation, (site.site,), path, site)
+
+
+def toml_bytes(content: Mapping[str, Any]) -> bytes:
+    """A table as TOML, without the keys whose value is ``None``: TOML has no such value, and they are defaults."""
+    return tomli_w.dumps(_without_none(content)).encode()
+
+
+def _without_none(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {key: _without_none(value) for key, value in content.items() if value is not None}
+    return content
 
 
 def _federation(path: Path, overrides: Sequence[str], data_root: Path | None) -> FederationConfig:

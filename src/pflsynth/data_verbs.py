@@ -89,7 +89,9 @@ def check(
 
 def prepare(
     config: ConfigPath,
-    out: Annotated[Path, typer.Option("--out", help="folder to write; one folder a site")] = Path("prepared"),
+    out: Annotated[
+        Path | None, typer.Option("--out", help="folder to write, one folder a site; default: site.toml's, or prepared")
+    ] = None,
     data_root: DataRoot = None,
     site: Annotated[str | None, typer.Option("--site", help="this site alone")] = None,
     from_dicom: Annotated[
@@ -121,6 +123,7 @@ def prepare(
     from pflsynth.data.split import export_split
 
     loaded = load_config(config, overrides or (), data_root)
+    out = out or (loaded.own and loaded.own.prepared) or Path("prepared")
     terminal = Terminal(as_json)
     if not dry_run:
         make_phantom(terminal, loaded.federation)

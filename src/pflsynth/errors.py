@@ -29,3 +29,16 @@ class ModelError(PflsynthError):
     """Checkpoints, updates or training states that cannot be used (exit code 4)."""
 
     exit_code = 4
+
+
+class NetworkError(PflsynthError):
+    """Another machine of a federation that cannot be reached, or that refuses (exit code 5).
+
+    ``passing`` tells whether it may be over after a while without anyone doing anything here.
+    """
+
+    exit_code = 5
+
+    def __init__(self, text: str, passing: bool = False):
+        super().__init__(text)
+        self.passing = passing

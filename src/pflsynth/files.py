@@ -28,17 +28,22 @@ FORMAT_VERSION = 1
 _HEADER_KEY = "pflsynth"
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes, mode: int = 0o666) -> None:
     """Write ``data`` to ``path`` so that the file is, at any moment, the old one or the whole new one.
 
     A temporary file in the same folder is written, flushed to the disk and renamed.
+
+    Args:
+        path: the file.
+        data: its content.
+        mode: its permissions, less the umask; ``0o600`` for what only its owner may read.
 
     Raises:
         OSError: disk full, no permission, no such folder; the temporary file is then removed.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -137,6 +142,18 @@ def exclusive(path: Path, busy: str) -> Iterator[None]:
         except BlockingIOError:
             raise UsageError(busy) from None
         yield
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds this lock file now."""
+    if not path.exists():
+        return False
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def sha256_of_file(path: Path) -> str:

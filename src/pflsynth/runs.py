@@ -20,11 +20,10 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import tomli_w
 from pydantic import TypeAdapter, ValidationError
 
 from pflsynth.config import FederationConfig
-from pflsynth.config_files import load_config
+from pflsynth.config_files import load_config, toml_bytes
 from pflsynth.errors import DataError, ModelError, UsageError
 from pflsynth.files import exclusive, read_json, write_atomic, write_json
 
@@ -59,18 +58,21 @@ class RunDirectory:
         cls,
         folder: Path,
         config: FederationConfig,
-        prepared: Path,
+        prepared: Path | None,
         manifests: Mapping[str, str],
         trainers: Sequence[str],
+        sites: Sequence[str] | None = None,
     ) -> RunDirectory:
         """Make a new run.
 
         Args:
             folder: must not exist, or be empty.
             config: the resolved configuration; kept as ``federation.toml``.
-            prepared: folder of prepared data, recorded for ``--resume`` and ``evaluate``.
+            prepared: folder of prepared data, recorded for ``--resume`` and ``evaluate``; ``None`` for a coordinator
+                that has none.
             manifests: SHA-256 of every site's manifest.
-            trainers: who keeps a private state: the participating sites, or the one place of a centralised method.
+            trainers: whose bases are kept: the participating sites, or the one place of a centralised method.
+            sites: whose private states and models are kept; default: of trainers and participating sites.
 
         Raises:
             UsageError: if the folder holds something already.
@@ -81,13 +83,13 @@ class RunDirectory:
             )
         run = cls(folder)
         try:
-            for part in (run.shared_folder, *map(run.site_folder, {*config.participants, *trainers})):
+            kept = {*config.participants, *trainers} if sites is None else sites
+            for part in (run.shared_folder, folder / "sites", *map(run.site_folder, kept)):
                 part.mkdir(parents=True, exist_ok=True)
-            content = _without_none(config.model_dump(mode="json"))
-            write_atomic(folder / "federation.toml", tomli_w.dumps(content).encode())
+            write_atomic(folder / "federation.toml", toml_bytes(config.model_dump(mode="json")))
             write_atomic(folder / "agreement.sha256", f"{config.agreement_sha256()}\n".encode())
-            local = {"prepared": str(prepared.absolute()), "manifests": dict(manifests)}
-            write_json(folder / "local.json", local)
+            if prepared is not None:
+                write_json(folder / "local.json", {"prepared": str(prepared.absolute()), "manifests": dict(manifests)})
             run.save_state(RunState(bases=dict.fromkeys(trainers, 0)))
         except BaseException:  # half a run could neither be resumed nor made again
             shutil.rmtree(folder, ignore_errors=True)
@@ -134,6 +136,10 @@ class RunDirectory:
     def personalised_path(self, site: str, round_number: int) -> Path:
         """Finished personalised model of a site."""
         return self.site_folder(site) / f"personalised-{round_number:04d}.safetensors"
+
+    def sites(self, config: FederationConfig) -> tuple[str, ...]:
+        """Participating sites whose models are kept here: all, one at a hospital, none at a coordinator."""
+        return tuple(site for site in config.participants if self.site_folder(site).is_dir())
 
     def local(self) -> dict[str, Any]:
         """Where the prepared data is on this machine, and the hashes of its manifests."""
@@ -248,9 +254,3 @@ class RunDirectory:
 
 def _line(record: Mapping[str, Any]) -> str:
     return json.dumps(record, sort_keys=True, allow_nan=True) + "\n"
-
-
-def _without_none(content: Any) -> Any:
-    if isinstance(content, dict):
-        return {key: _without_none(value) for key, value in content.items() if value is not None}
-    return content

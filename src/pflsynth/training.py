@@ -69,9 +69,14 @@ def resume(run_folder: Path, observer: RoundObserver, prepared: Path | None = No
 
 def _train(config: FederationConfig, sites: Sequence[Site], run: RunDirectory, observer: RoundObserver) -> RunState:
     def validate(site: str, store: SliceStore, generator: nn.Module) -> float | None:
-        return validation_psnr(PersonalisedModel(config, site, 0, generator, store.manifest.intensity, ""), store)
+        return validation_score(config, site, store, generator)
 
     return Federation(config, sites, run).train(observer, validate)
+
+
+def validation_score(config: FederationConfig, site: str, store: SliceStore, generator: nn.Module) -> float | None:
+    """Score of a site's personalised generator on its validation subjects: see ``validation_psnr``."""
+    return validation_psnr(PersonalisedModel(config, site, 0, generator, store.manifest.intensity, ""), store)
 
 
 def _stores(config: FederationConfig, prepared: Path) -> dict[str, SliceStore]:

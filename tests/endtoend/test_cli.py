@@ -24,7 +24,10 @@ from ..dicom_builders import Made, Patient, write_series
 from ..feature_builders import Means, feature_options, lpips_that_can_be_worked_out, scripted
 from ..tiny import TINY, Ended, Tiny, ended, pflsynth, start_pflsynth, write_tiny
 
-VERBS = ("demo", "check", "prepare", "train", "evaluate", "synthesize", "compare", "report")
+VERBS = (
+    *("demo", "check", "prepare", "train", "evaluate", "synthesize", "compare", "report"),
+    *("keys", "unseal", "serve", "join", "status"),
+)
 
 
 def only_one_sentence(end: Ended) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from pflsynth import cli, console, files, training  # noqa: F401
-from pflsynth.federation import rounds, site
+from pflsynth.federation import coordinator, rounds, site
 from pflsynth.federation.methods import LocalRound
 from pflsynth.runs import RunDirectory
 
@@ -106,7 +106,7 @@ POINTS: dict[str, Callable[[Blow], None]] = {
     "private-half-written": while_written("private-0002.safetensors"),
     "private-written": after(site, "save_private", 3),
     "shared-half-written": while_written("round-0002.safetensors"),
-    "shared-written": after(rounds, "save_shared", 2),
+    "shared-written": after(coordinator, "save_shared", 2),
     "half-a-line-written": half_a_line(3),
     "metrics-written": after(RunDirectory, "append", 3),
     "state-half-written": before(RunDirectory, "save_state", 3),  # the first is of the creation

@@ -12,6 +12,7 @@ from pflsynth.canonical import sha256_of_json
 from pflsynth.config import LOCAL_KEYS, SITE_LOCAL_KEYS, FederationConfig, Task
 from pflsynth.config_files import load_config
 from pflsynth.errors import UsageError
+from pflsynth.site_file import parse_address
 
 BASE: dict[str, Any] = {
     "name": "base",
@@ -420,6 +421,45 @@ def test_a_site_file_tells_of_one_hospital(tmp_path: Path) -> None:
     assert loaded.federation.agreement_sha256() == alone.agreement_sha256()
 
 
+def test_a_site_file_tells_how_to_take_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "federation.toml")
+    text = 'site = "b"\nfederation = "federation.toml"\ndata = "/data"\ncoordinator = "c.example.org:9092"\n'
+    text += 'certificate = "keys/ca.crt"\nkey = "/keys/site.key"\nrun = "run"\nprepared = "../prepared"\n'
+    write(tmp_path / "site.toml", text)
+    monkeypatch.chdir(tmp_path)
+    loaded = load_config(Path("site.toml"))
+    assert loaded.own is not None
+    assert loaded.own.coordinator == "c.example.org:9092"
+    paths = (loaded.own.certificate, loaded.own.key, loaded.own.run, loaded.own.prepared, loaded.own.data)
+    wanted = (
+        *(tmp_path / "keys" / "ca.crt", Path("/keys/site.key"), tmp_path / "run"),
+        *(tmp_path / ".." / "prepared", Path("/data")),
+    )
+    assert paths == wanted, "relative to the file, and absolute"
+    assert loaded.federation.agreement_sha256() == load(tmp_path / "federation.toml").agreement_sha256()
+    assert load_config(tmp_path / "federation.toml").own is None
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("c.example.org:9092", ("c.example.org", 9092)),
+        ("127.0.0.1:1", ("127.0.0.1", 1)),
+        ("[fd00::7]:65535", ("fd00::7", 65535)),
+        *(
+            (text, None)
+            for text in ("c.example.org", "c:0", "c:65536", "c:x", ":9092", "fd00::7:1", "a b:1", "https://c:1")
+        ),
+    ],
+)
+def test_addresses(text: str, wanted: tuple[str, int] | None) -> None:
+    if wanted is None:
+        with pytest.raises(ValueError, match='is no address; write it as "host:port"'):
+            parse_address(text)
+    else:
+        assert parse_address(text) == wanted
+
+
 def test_a_federation_file_tells_of_all(tmp_path: Path) -> None:
     path = write(tmp_path / "federation.toml")
     assert load_config(path).sites == ("a", "b")
@@ -435,6 +475,8 @@ def test_a_federation_file_tells_of_all(tmp_path: Path) -> None:
         ('site = "a"\nfederation = "g.toml"\ndata = "x"', "g.toml: there is no such file"),
         ('site = "a"\nfederation = "f.toml"\ndata = "x"\nthreads = 0', "threads = 0"),
         ('site = "a"\nfederation = "f.toml"\ndata = "x"\ndevice = "abacus"', "device = 'abacus'"),
+        ('site = "a"\nfederation = "f.toml"\ndata = "x"\ncoordinator = "c"', "coordinator = 'c': \"c\" is no address"),
+        ('site = "a"\nfederation = "f.toml"\ndata = "x"\nkeys = "k"', 'unknown key "keys"; did you mean "key"'),
     ],
 )
 def test_wrong_site_files(text: str, sentence: str, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pflsynth.config import SplitName, Task
 from pflsynth.data.manifest import PreparedSubject
 from pflsynth.data.slices import SliceStore
 from pflsynth.devices import use_device
-from pflsynth.errors import DataError
+from pflsynth.errors import DataError, ModelError
 from pflsynth.evaluation.feature_files import FeatureWeights, FidScore, write_features
 from pflsynth.evaluation.feature_metrics import FeatureFiles, FeatureScorer, Place, open_networks
 from pflsynth.evaluation.metrics import SCORE_NAMES, psnr, slice_scores, to_unit
@@ -144,7 +144,7 @@ def evaluate_run(
     on_site: Callable[[str], None] | None = None,
     files: FeatureFiles | None = None,
 ) -> Evaluation:
-    """Score every site of a finished run on one split.
+    """Score every site whose model a finished run keeps, on one split.
 
     Args:
         run_folder: made by ``pflsynth train``.
@@ -160,8 +160,11 @@ def evaluate_run(
         UsageError: if the device cannot be used.
     """
     run, config = RunDirectory.open(run_folder)
+    sites = run.sites(config)
+    if not sites:
+        raise ModelError(f"{run_folder}: keeps no site's model, as a coordinator's run does; evaluate at the sites")
     folder = prepared or Path(run.local()["prepared"])
-    stores = {site: SliceStore(folder / site) for site in config.participants}
+    stores = {site: SliceStore(folder / site) for site in sites}
     run.check_prepared(folder, {site: store.manifest_sha256() for site, store in stores.items()})
     chosen = use_device(device or config.device, config.threads)
     features = FeatureScorer(open_networks(files or FeatureFiles(), config.image.size, chosen))

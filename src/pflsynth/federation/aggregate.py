@@ -7,12 +7,14 @@ within 2**-25 of the real mean (before rounding to float32).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 
 from pflsynth.errors import ModelError
+from pflsynth.federation.server import learnt
 
 FRACTION = 2.0**24
 LARGEST_VALUE = 2.0**14
@@ -42,32 +44,47 @@ class UpdateRefused(ModelError):  # noqa: N818
 class Aggregation:
     """Accumulates the updates of one round: ``sum_k n_k * theta_k / sum_k n_k`` over the holders of each tensor."""
 
-    def __init__(self, current: Mapping[str, torch.Tensor], holders: Mapping[str, frozenset[str]]):
+    def __init__(
+        self,
+        current: Mapping[str, torch.Tensor],
+        holders: Mapping[str, frozenset[str]],
+        farthest: float = math.inf,
+    ):
         """Start a round.
 
         Args:
             current: shared tensors before the round; names and shapes that updates must have.
             holders: for each site, the names that it must send; follows from the agreement.
+            farthest: largest :func:`distance` from ``current`` that is plausible.
         """
         self._current = current
         self._holders = holders
+        self._farthest = farthest
         self._sums = {name: torch.zeros(tensor.shape, dtype=torch.int64) for name, tensor in current.items()}
         self._counts = dict.fromkeys(current, 0)
         self.accepted: dict[str, int] = {}
+        self.distances: dict[str, float] = {}
 
     def add(self, update: Update) -> None:
         """Add one update, wholly or not at all.
 
         Raises:
             UpdateRefused: unknown site, second update of a site, wrong names or shapes, NaN, Inf, values of 2**14 or
-                more, or a slice count below 1 or beyond a total of 2**24.
+                more, a slice count below 1 or beyond a total of 2**24, or an implausible distance.
         """
         self._check(update)
+        moved = distance(update.tensors, self._current)
+        if moved > self._farthest:
+            raise UpdateRefused(
+                f"update of site {update.site}, round {update.round}: is {moved:g} away from the shared parameters; "
+                f"after the rounds before, {self._farthest:g} is the farthest that is plausible"
+            )
         for name, tensor in update.tensors.items():
             fixed_point = torch.round(tensor.to("cpu", torch.float64) * FRACTION).to(torch.int64)
             self._sums[name] += fixed_point * update.slices
             self._counts[name] += update.slices
         self.accepted[update.site] = update.slices
+        self.distances[update.site] = moved
 
     def result(self) -> dict[str, torch.Tensor]:
         """The means (float32); a tensor that no accepted site holds keeps its current value."""
@@ -97,3 +114,12 @@ class Aggregation:
             if bool((tensor.abs() >= LARGEST_VALUE).any()):
                 largest = float(tensor.abs().max())
                 raise UpdateRefused(f"{where}, tensor {name}: value {largest:g} is not below {LARGEST_VALUE:g}")
+
+
+def distance(tensors: Mapping[str, torch.Tensor], current: Mapping[str, torch.Tensor]) -> float:
+    """Euclidean distance of an update's learnt parameters to the shared ones, to six digits.
+
+    Running statistics of batch norm are left out: a site's first ones jump, with nothing wrong.
+    """
+    squares = ((tensors[name].double() - current[name].double()).square().sum() for name in learnt(tensors))
+    return float(f"{math.sqrt(sum(map(float, squares))):.6g}")

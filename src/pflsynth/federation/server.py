@@ -6,6 +6,7 @@ Optimization, arXiv:2003.00295). The rules' own moments are part of a training's
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,7 +42,7 @@ class Momentum:
     def __call__(self, before: Tensors, mean: Tensors, state: Tensors) -> tuple[Tensors, Tensors]:
         """See :class:`ServerRule`; the state holds ``velocity/<name>``."""
         after, moments = dict(mean), Tensors()
-        for name in _parameters(mean):
+        for name in learnt(mean):
             velocity = self.beta * state.get(f"velocity/{name}", torch.zeros_like(mean[name]))
             velocity = velocity + (mean[name] - before[name])
             after[name] = before[name] + self.rate * velocity
@@ -60,7 +61,7 @@ class Adam:
     def __call__(self, before: Tensors, mean: Tensors, state: Tensors) -> tuple[Tensors, Tensors]:
         """See :class:`ServerRule`; the state holds ``first/<name>`` and ``second/<name>``."""
         after, moments = dict(mean), Tensors()
-        for name in _parameters(mean):
+        for name in learnt(mean):
             change = mean[name] - before[name]
             zero = torch.zeros_like(change)
             first = self.betas[0] * state.get(f"first/{name}", zero) + (1 - self.betas[0]) * change
@@ -73,6 +74,6 @@ class Adam:
 MEAN = Mean()
 
 
-def _parameters(tensors: Tensors) -> list[str]:
+def learnt(tensors: Mapping[str, torch.Tensor]) -> list[str]:
     """Names of what was learnt; running statistics of batch norm are always taken as their mean."""
     return [name for name in tensors if not name.endswith(_BUFFERS)]

@@ -156,6 +156,10 @@ class Site:
         load_part(networks.generator, tuple(networks.generator.state_dict()), generator, f"generator for {self.name}")
         save_private(self._private_path(round_number), networks, partition, optimizers, self._provenance(round_number))
 
+    def has_state(self, base: int) -> bool:
+        """Whether a round can start from ``base``: its private state is on this disk, or it is 0."""
+        return base == 0 or self._private_path(base).exists()
+
     def prune(self, keep: set[int], base: int) -> None:
         """Delete private states before ``base`` but those of the rounds in ``keep``."""
         for path in self.folder.glob("private-*.safetensors"):

@@ -1,0 +1,140 @@
+"""Any process of a federation is killed in a round: the training ends all the same, with the same bytes.
+
+And what a coordinator does without sites: it is told to stop, and its certificate is renewed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import ssl
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from pflsynth.config import FederationConfig
+from pflsynth.deployment.certificates import certificate_facts
+from pflsynth.deployment.keyring import Keyring, renew_server
+from pflsynth.deployment.processes import members
+from pflsynth.deployment.refusals import knock
+from pflsynth.deployment.settings import work_of
+from pflsynth.errors import NetworkError
+
+from ..tiny import Tiny, changed, train
+from .real import Machines, machines
+
+
+@pytest.fixture(scope="module")
+def config(tiny: Tiny) -> FederationConfig:
+    return changed(tiny.config, rounds=2)
+
+
+@pytest.fixture(scope="module")
+def expected(config: FederationConfig, tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The shared parameters that training in one process ends with."""
+    run = tmp_path_factory.mktemp("in-process") / "run"
+    train(config, tiny.prepared, run)
+    return (run / "shared" / "round-0002.safetensors").read_bytes()
+
+
+def check_end(made: Machines, expected: bytes) -> None:
+    """Every verb ends well, the bytes are those of one process, every site has its model, and nothing is left."""
+    assert made.end("serve") == 0, made.everything()
+    assert (made.run / "shared" / "round-0002.safetensors").read_bytes() == expected
+    for site in made.config.participants:
+        assert made.end(site) == 0, made.everything()
+        assert (made.site_run(site) / "sites" / site / "personalised-0002.safetensors").is_file()
+    assert members(made.folder) == []
+    assert list(made.folder.rglob("superlink.db*")) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("whose", "program"),
+    [
+        ("north", "flwr-clientapp"),
+        ("north", "flower-supernode"),
+        ("serve", "flwr-serverapp"),
+        ("serve", "flower-superlink"),
+        ("serve", "nginx"),
+    ],
+)
+def test_a_killed_process_is_started_again(
+    config: FederationConfig, tiny: Tiny, tmp_path: Path, expected: bytes, whose: str, program: str
+) -> None:
+    with machines(tmp_path, config, tiny.prepared) as made:
+        made.serve()
+        made.join_all()
+        made.wait("the first round", lambda: made.whole_rounds() == 1)
+        made.wait("the second round's training", lambda: bool(made.processes("north", "flwr-clientapp")))
+        made.kill(whose, program)
+        check_end(made, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["serve", "north"])
+def test_a_killed_verb_leaves_no_process_and_goes_on(
+    config: FederationConfig, tiny: Tiny, tmp_path: Path, expected: bytes, verb: str
+) -> None:
+    with machines(tmp_path, config, tiny.prepared) as made:
+        made.serve()
+        made.join_all()
+        made.wait("the first round", lambda: made.whole_rounds() == 1)
+        made.wait("the second round's training", lambda: bool(made.processes("north", "flwr-clientapp")))
+        killed = made.started.pop(verb)
+        os.kill(killed.pid, signal.SIGKILL)
+        killed.wait()
+        made.wait("the end of all that it started", lambda: not made.processes(verb, ""))
+        if verb == "serve":
+            made.serve()
+        else:
+            made.join(verb)
+        check_end(made, expected)
+
+
+def answers(made: Machines) -> bool:
+    """Whether proxy and SuperLink answer."""
+    with suppress(NetworkError):
+        knock(f"127.0.0.1:{made.port}", Keyring(made.folder / "keys").authority_certificate)
+        return True
+    return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_coordinator_that_is_told_to_stop_leaves_nothing(
+    config: FederationConfig, tiny: Tiny, tmp_path: Path, number: signal.Signals
+) -> None:
+    with machines(tmp_path, config, tiny.prepared) as made:
+        made.serve()
+        made.wait("the coordinator", lambda: answers(made))
+        assert list(tmp_path.rglob("superlink.db")) != []
+        made.started["serve"].send_signal(number)
+        assert made.end("serve") == 130
+        assert "stopped; go on with: pflsynth serve" in made.said("serve")
+        assert members(tmp_path) == []
+        assert list(tmp_path.rglob("superlink.db*")) == []
+
+
+@pytest.mark.slow
+def test_a_renewed_certificate_is_taken_up(config: FederationConfig, tiny: Tiny, tmp_path: Path) -> None:
+    with machines(tmp_path, config, tiny.prepared) as made:
+        made.serve()
+        made.wait("the coordinator", lambda: answers(made))
+        ring = Keyring(tmp_path / "keys")
+        renew_server(config, ring, ["127.0.0.1", "renewed.example.org"], 90)
+        nginx = (work_of(made.run) / "proxy" / "nginx.conf").read_text()
+        superlink = re.search(r"server (127\.0\.0\.1):(\d+);", nginx)
+        assert superlink is not None
+
+        def shows(port: int) -> bool:
+            with suppress(OSError):
+                shown = certificate_facts(ssl.get_server_certificate(("127.0.0.1", port), timeout=10).encode())
+                return "renewed.example.org" in shown.hosts
+            return False
+
+        made.wait("the proxy with the new certificate", lambda: shows(made.port))
+        made.wait("the superlink with the new certificate", lambda: shows(int(superlink[2])))
+        made.wait("the coordinator again", lambda: answers(made))
