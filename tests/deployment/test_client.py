@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -305,3 +307,20 @@ def test_settings_come_from_the_file_that_the_environment_names(
     monkeypatch.delenv(SITE_VARIABLE)
     with pytest.raises(UsageError, match="PFLSYNTH_SITE is not set"):
         SiteSettings.from_environment()
+
+
+HANGS = """
+import time
+from types import SimpleNamespace
+from pflsynth.deployment import client
+client.SiteSettings.from_environment = lambda: None
+client.answer = lambda message, settings: time.sleep(600)
+client.answer_here(SimpleNamespace(metadata=SimpleNamespace(ttl=1.0)))
+"""
+
+
+@pytest.mark.slow
+def test_one_that_hangs_ends_itself_when_nobody_waits_any_more() -> None:
+    ended = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, text=True, check=False, timeout=300)
+    assert ended.returncode == 1
+    assert "Timeout (0:00:01)!" in ended.stderr

@@ -9,17 +9,21 @@ import os
 import re
 import signal
 import ssl
+import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from pflsynth.config import FederationConfig
+from pflsynth.deployment import coordinator_host
 from pflsynth.deployment.certificates import certificate_facts
+from pflsynth.deployment.coordinator_host import CoordinatorHost
 from pflsynth.deployment.keyring import Keyring, renew_server
 from pflsynth.deployment.processes import members
 from pflsynth.deployment.refusals import knock
-from pflsynth.deployment.settings import work_of
+from pflsynth.deployment.settings import CoordinatorSettings, work_of
 from pflsynth.errors import NetworkError
 
 from ..tiny import Tiny, changed, train
@@ -138,3 +142,42 @@ def test_a_renewed_certificate_is_taken_up(config: FederationConfig, tiny: Tiny,
         made.wait("the proxy with the new certificate", lambda: shows(made.port))
         made.wait("the superlink with the new certificate", lambda: shows(int(superlink[2])))
         made.wait("the coordinator again", lambda: answers(made))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")  # within Flower, where it builds the app
+def test_a_superlink_that_hangs_is_started_again(
+    config: FederationConfig, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coordinator_host, "HEALTH_SECONDS", 0.5)
+    told: list[str] = []
+    with machines(tmp_path, config, tiny.prepared) as made:
+        settings = CoordinatorSettings(made.folder / "federation.toml", made.run)
+        host = CoordinatorHost(settings, made.folder / "keys", f"127.0.0.1:{made.port}", told.append)
+        look, stop = host._look, threading.Event()
+
+        def look_until_told() -> bool:
+            return look() or stop.is_set()
+
+        monkeypatch.setattr(host, "_look", look_until_told)
+        thread = threading.Thread(target=host.serve)
+        thread.start()
+
+        def wait(what: str, true: Callable[[], bool]) -> None:
+            made.wait(what, lambda: true() or not thread.is_alive())
+            assert thread.is_alive(), made.everything()
+
+        try:
+            wait("the coordinator", lambda: answers(made))
+            (hanging,) = made.processes("serve", "flower-superlink")
+            monkeypatch.setattr(coordinator_host, "START_SECONDS", 2.0)
+            os.kill(hanging, signal.SIGSTOP)
+            wait("its end", lambda: "superlink: does not answer, and is started again" in told)
+            monkeypatch.setattr(coordinator_host, "START_SECONDS", 600.0)
+            wait("the coordinator again", lambda: answers(made))
+            assert hanging not in members(tmp_path)
+            wait("the rounds' process", lambda: (made.run / "status.json").is_file())
+        finally:
+            stop.set()
+            thread.join()
+        assert members(tmp_path) == []

@@ -38,6 +38,16 @@ time.sleep(0.3)
 print("SuperNode terminated gracefully.")
 """
 
+REFUSED_ONCE = """
+import pathlib, time
+if not pathlib.Path("refused").exists():
+    pathlib.Path("refused").touch()
+    print("Exit Code: 305")
+    print("[code: 2004] Failed to activate")
+    raise SystemExit(1)
+time.sleep(600)
+"""
+
 SERVED = """
 import json, os, sys, time
 from pathlib import Path
@@ -176,6 +186,33 @@ def test_a_lost_and_found_coordinator_is_told_of_once(
     assert len(hospital.told) == 3
     assert "its proxy answers, but the SuperLink behind it does not" in hospital.told[1]
     assert members(work_of(hospital.run)) == []
+
+
+def test_a_refused_site_whose_coordinator_goes_away_is_not_refused(
+    hospital: Hospital, supernode: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(site_host, "REFUSED_SECONDS", 0.3)
+    monkeypatch.setattr(site_host, "KNOCK_SECONDS", 0.05)
+    supernode(REFUSED_ONCE)
+    host = hospital.host()
+
+    class Found(Exception):  # noqa: N818
+        """Ends the verb in the test."""
+
+    def tell(text: str) -> None:
+        hospital.told.append(text)
+        if "it has no site with this key" in text:
+            hospital.server.status = 502
+        if "goes on trying" in text:
+            hospital.server.status = 200
+        if "is there again" in text:
+            raise Found
+
+    host._tell = host._keeper._tell = tell
+    with pytest.raises(Found):
+        host.join()
+    assert host._refused_since is None
+    assert len(hospital.told) == 3
 
 
 def test_a_coordinator_that_was_started_again_is_connected_to_anew(

@@ -36,6 +36,9 @@ LOOK_SECONDS = 0.5
 START_SECONDS = 180.0
 """How long a SuperLink may take to answer, and a ServerApp to appear, before it is started again."""
 
+HEALTH_SECONDS = 30.0
+"""Between two questions to a SuperLink that answered the last one."""
+
 MOST_ATTEMPTS = 10
 """ServerApps in a row that end without a whole round before the coordinator gives up."""
 
@@ -73,6 +76,7 @@ class CoordinatorHost:
         self._keepers = Keeper(self._superlink.child, self._tell), Keeper(self._proxy, self._tell)
         self._app = _ServerApp(self._superlink, settings, self._tell)
         self._answers = self._registered = False
+        self._asked = self._answered = 0.0
         self._certificate = self._ring.server_certificate.stat().st_mtime_ns
 
     def serve(self) -> Status:
@@ -118,11 +122,8 @@ class CoordinatorHost:
             self._app.lost()
         if not superlink.child.alive:
             return False
-        if not self._answers:
-            self._answers = self._superlink.healthy
-            if not self._answers:
-                self._restart_after(START_SECONDS, "does not answer")
-                return False
+        if not self._answering():
+            return False
         programs = {program_of(process) for process in members(superlink.child.folder)}
         if EXECUTOR not in programs:
             self._restart_after(START_SECONDS / 6, "cannot start the app any more")
@@ -137,6 +138,19 @@ class CoordinatorHost:
             self._tell(f"superlink: {failure}")
             self._restart_after(0.0, "is started again")
             return False
+
+    def _answering(self) -> bool:
+        """Whether the SuperLink has answered since its start; one that does not any more is started again."""
+        now = time.monotonic()
+        if self._answers and now - self._asked < HEALTH_SECONDS:
+            return True
+        self._asked = now
+        if self._superlink.healthy:
+            self._answers, self._answered = True, now
+        elif now - max(self._answered, self._superlink.child.started) > START_SECONDS:
+            self._restart_after(0.0, "does not answer, and is started again")
+            return False
+        return self._answers
 
     def _restart_after(self, seconds: float, why: str) -> None:
         child = self._superlink.child

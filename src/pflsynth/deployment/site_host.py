@@ -17,7 +17,7 @@ from pflsynth.deployment.client import check_site
 from pflsynth.deployment.events import Follower
 from pflsynth.deployment.flower_programs import EXECUTOR, LOOPBACK, flower_environment, flower_program, free_port
 from pflsynth.deployment.processes import Child, Keeper, end_members, plain_reading
-from pflsynth.deployment.refusals import knock, why_refused
+from pflsynth.deployment.refusals import knock, refusal
 from pflsynth.deployment.settings import SITE_VARIABLE, SiteSettings, log_of, work_of
 from pflsynth.errors import ModelError, NetworkError, UsageError
 from pflsynth.files import exclusive
@@ -113,7 +113,7 @@ class SiteHost:
         ]
         own = {SITE_VARIABLE: str(self._work / "site.json")}
         self._node = Child("supernode", command, folder, flower_environment(folder / "home", own))
-        self._keeper = Keeper(self._node, self._tell, self._why_ended)
+        self._keeper = Keeper(self._node, self._tell, self._why_ended, most_s=AGAIN_SECONDS)
         self._said = Follower(self._node.log)
         self._answers = Follower(log_of(settings.run))
         self._refused_since: float | None = None
@@ -185,14 +185,12 @@ class SiteHost:
         for line in self._said.lines():  # after the answers: a node is busy until it has sent the last of them
             self._heard(line)
         now = time.monotonic()
-        if self._refused_since is not None and now - self._refused_since > REFUSED_SECONDS:
-            raise NetworkError(why_refused(self._node.said(), self._connection.coordinator))
         if self._node.alive and now - self._node.started > START_SECONDS and not self._node.runs(EXECUTOR):
             self._tell("supernode: cannot start the app any more, and is started again")
             self._node.stop()
         if self._served and not self._busy:
             return self._left(now)
-        if self._connected and now - self._knocked > KNOCK_SECONDS:
+        if self._node.alive and now - max(self._knocked, self._node.started) > KNOCK_SECONDS:
             self._knocked = now
             self._knock()
         return False
@@ -223,19 +221,26 @@ class SiteHost:
         except NetworkError as failure:
             if self._reached and self._until is None:
                 self._tell(f"{failure}; goes on trying")
-            self._reached = False
+            self._reached, self._refused_since = False, None
         else:
             if not self._reached:
                 self._tell(f"coordinator {self._connection.coordinator}: is there again")
             self._reached = True
 
     def _why_ended(self, node: Child) -> tuple[str, float]:
-        """Why the SuperNode ended, and how long to wait before its next start."""
+        """Why the SuperNode ended, and how long to wait before its next start.
+
+        Raises:
+            NetworkError: the site has been refused for too long.
+        """
         said, (plainly, least) = node.said(), plain_reading(node)
         if (node.exit_code or 0) < 0:
             return plainly, least
         if self._connected and "terminated gracefully" in said:
             return "the coordinator does not know this connection any more, as after a start of its own", least
-        if "Exit Code: " in said and self._refused_since is None:
-            self._refused_since = time.monotonic()
-        return why_refused(said, self._connection.coordinator), AGAIN_SECONDS
+        why, now = refusal(said, self._connection.coordinator), time.monotonic()
+        if self._refused_since is None:
+            self._refused_since = now
+        elif now - self._refused_since > REFUSED_SECONDS:
+            raise why
+        return str(why), AGAIN_SECONDS
