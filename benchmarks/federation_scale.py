@@ -77,7 +77,7 @@ class Watch:
     def look(self) -> None:
         """Look once."""
         for process in members(self._work):
-            with suppress(OSError, ValueError):
+            with suppress(OSError, KeyError):  # it ended meanwhile
                 program = program_of(process)
                 told = dict(
                     line.split(":", 1)
