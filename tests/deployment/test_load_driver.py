@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,8 @@ def test_two_small_sites_are_measured(tmp_path: Path) -> None:
     try:
         nginx_program()
     except UsageError as error:
+        if os.environ.get("CI") == "true":
+            raise
         pytest.skip(str(error))
     command = [sys.executable, DRIVER, "--out", tmp_path, "--rounds", "2", "--processes", "1", "2:8:1"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
