@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ import torch
 
 from pflsynth.config import FederationConfig
 from pflsynth.federation.aggregate import Update, UpdateRefused, distance
-from pflsynth.federation.coordinator import Coordinator, Round
+from pflsynth.federation.coordinator import Coordinator, Round, Tensors
+from pflsynth.federation.method import Method
 from pflsynth.runs import RunDirectory
 
 from ..tiny import Tiny, changed
@@ -95,3 +97,24 @@ def test_a_run_of_an_earlier_version_goes_on_without_a_limit(tiny: Tiny, tmp_pat
     path.write_text('{"losses": {}, "refused": {}, "round": 1}\n')
     again = coordinator(tiny.config, tmp_path / "run")
     assert (again.state.round, again.farthest()) == (1, math.inf)
+
+
+def test_the_initial_parameters_of_many_sites_are_not_in_memory_together(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sites = {f"site-{number}": {"tasks": ["T1w->T2w"]} for number in range(6)}
+    config = FederationConfig.model_validate({**tiny.config.model_dump(), "sites": sites})
+    made: list[list[weakref.ref[torch.Tensor]]] = []
+    alive: list[int] = []
+    build = Method.initial_shared
+
+    def watched(method: Method, config: FederationConfig, trainer: str) -> Tensors:
+        alive.append(sum(any(tensor() is not None for tensor in tensors) for tensors in made))
+        tensors = build(method, config, trainer)
+        made.append([weakref.ref(tensor) for tensor in tensors.values()])
+        return tensors
+
+    monkeypatch.setattr(Method, "initial_shared", watched)
+    coordinator(config, tmp_path / "run")
+    assert len(alive) == 6
+    assert max(alive) == 1, "one site's, while the next one's are built"

@@ -30,6 +30,12 @@ from pflsynth.errors import NetworkError
 
 Answer = TypeVar("Answer")
 
+ALLOCATION = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": str(2**20)}
+"""Variables for glibc: blocks of 1 MiB or more go back to the system when they are freed. By default it keeps and
+scatters what messages took, and the peak of SuperLink and ServerApp creeps up with the number of messages. Each such
+block costs fresh pages, so sites, which train, do without. https://man7.org/linux/man-pages/man3/mallopt.3.html
+"""
+
 
 class SuperLink:
     """Flower's server, over TLS on loopback, and what a coordinator asks of its control interface."""
@@ -60,7 +66,7 @@ class SuperLink:
             "--ssl-keyfile",
             ring.server_key.absolute(),
         ]
-        environment = flower_environment(self._folder / "home", own)
+        environment = flower_environment(self._folder / "home", {**ALLOCATION, **own})
         self.child = Child("superlink", command, self._folder, environment)
         os.environ |= {name: environment[name] for name in ("NO_PROXY", "no_proxy")}  # our own requests to it, too
 

@@ -66,9 +66,12 @@ class Coordinator:
         """
         self.config, self.run = config, run
         self.method = method_of(config)
-        initial = {trainer: self.method.initial_shared(config, trainer) for trainer in self.method.trainers(config)}
-        self._initial = {name: tensor for tensors in initial.values() for name, tensor in tensors.items()}
-        self.holders = {trainer: frozenset(tensors) for trainer, tensors in initial.items()}
+        self._initial: Tensors = {}
+        self.holders: dict[str, frozenset[str]] = {}
+        for trainer in self.method.trainers(config):  # one at a time: they can be many, and are large
+            held = self.method.initial_shared(config, trainer)
+            self.holders[trainer] = frozenset(held)
+            self._initial |= held
         self.state = RunState()
         self.shared: Tensors = {}
         self.moments: Tensors = {}
