@@ -59,10 +59,10 @@ def check_end(made: Machines, expected: bytes) -> None:
     ("whose", "program"),
     [
         ("north", "flwr-clientapp"),
-        ("north", "flower-supernode"),
         ("serve", "flwr-serverapp"),
-        ("serve", "flower-superlink"),
-        ("serve", "nginx"),
+        pytest.param("north", "flower-supernode", marks=pytest.mark.soak),
+        pytest.param("serve", "flower-superlink", marks=pytest.mark.soak),
+        pytest.param("serve", "nginx", marks=pytest.mark.soak),
     ],
 )
 def test_a_killed_process_is_started_again(
@@ -78,7 +78,7 @@ def test_a_killed_process_is_started_again(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("verb", ["serve", "north"])
+@pytest.mark.parametrize("verb", ["serve", pytest.param("north", marks=pytest.mark.soak)])
 def test_a_killed_verb_leaves_no_process_and_goes_on(
     config: FederationConfig, tiny: Tiny, tmp_path: Path, expected: bytes, verb: str
 ) -> None:
@@ -107,7 +107,7 @@ def answers(made: Machines) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.soak)])
 def test_a_coordinator_that_is_told_to_stop_leaves_nothing(
     config: FederationConfig, tiny: Tiny, tmp_path: Path, number: signal.Signals
 ) -> None:
