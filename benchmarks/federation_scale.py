@@ -1,6 +1,6 @@
 """The coordinator under load: memory, time and bytes with 4, 16 and 64 sites of the paper's size, and 256 small ones.
 
-    python benchmarks/federation_scale.py --out work/scale 4:64 16:64 64:64 256:8
+    python benchmarks/federation_scale.py --out work/scale 4:64 16:64 64:64 256:8:128
 
 Each word is sites:width[:wave]. For each, ``pflsynth serve`` is started as its users start it, over TLS with
 registered keys, behind its proxy, on loopback; the sites are simulated (benchmarks/simulated_sites.py), so a round is
@@ -230,7 +230,7 @@ def table(records: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("loads", nargs="*", default=["4:64", "16:64", "64:64", "256:8"], metavar="SITES:WIDTH[:WAVE]")
+    parser.add_argument("loads", nargs="*", default=["4:64", "16:64", "64:64", "256:8:128"], metavar="SITES:WIDTH[:WAVE]")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--processes", type=int, default=2, help="processes of simulated sites")

@@ -62,7 +62,7 @@ class CoordinatorSettings(_File):
         run: folder of the run, made if it is absent, resumed if it is there.
         deadline_s: how long a site has for a round, in seconds from the moment it is asked.
         answer_s: how long it has to answer whether it agrees.
-        wave: most sites that are asked at one time, which bounds the unread replies that Flower keeps.
+        wave: most sites that are asked at one time, and train at one time; bounds what Flower keeps unread.
         gather_s: how long the first round after a start, and the end, wait for sites beyond the quorum.
         retry_s: how long after a failure the same site is asked again.
         patience_s: how long a round may lack a quorum before the coordinator gives up; default: for ever.
