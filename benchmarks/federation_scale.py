@@ -230,7 +230,9 @@ def table(records: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("loads", nargs="*", default=["4:64", "16:64", "64:64", "256:8:128"], metavar="SITES:WIDTH[:WAVE]")
+    parser.add_argument(
+        "loads", nargs="*", default=["4:64", "16:64", "64:64", "256:8:128"], metavar="SITES:WIDTH[:WAVE]"
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--processes", type=int, default=2, help="processes of simulated sites")
