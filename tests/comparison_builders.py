@@ -10,6 +10,8 @@ scores follow from the PSNR: see :data:`FORMULAS`. All these numbers are exact i
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -286,3 +288,9 @@ def change_comparison(folder: Path, **keys: Any) -> None:
     """Replace keys of ``comparison.json``."""
     path = folder / "comparison.json"
     write_json(path, read_json(path) | keys)
+
+
+def lines(text: str, **where: str) -> list[dict[str, str]]:
+    """The lines of a CSV table in which all these columns have these values."""
+    found = csv.DictReader(io.StringIO(text))
+    return [line for line in found if all(line[key] == value for key, value in where.items())]

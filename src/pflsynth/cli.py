@@ -153,10 +153,11 @@ def evaluate(
     from pflsynth.console import Terminal, feature_table, score_table
     from pflsynth.evaluation.evaluate import evaluate_run, summarize, write_evaluation
     from pflsynth.evaluation.feature_files import FILES
+    from pflsynth.runs import RunDirectory
 
     terminal = Terminal(as_json)
     files = feature_files((lpips, lpips_sha256), (lpips_heads, lpips_heads_sha256), (fid, fid_sha256))
-    path = out or run / "evaluation" / split / "scores.csv"
+    path = out or RunDirectory(run).evaluation_folder(split) / "scores.csv"
     for existing in (path, *(path.with_name(name) for name in FILES)):
         if existing.exists() and not force:
             raise UsageError(f"{existing}: exists already; choose another --out or overwrite with --force")

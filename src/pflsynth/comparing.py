@@ -26,6 +26,7 @@ from pflsynth.evaluation.tables import write_tables
 from pflsynth.federation.methods import METHODS, PAPER, method_of
 from pflsynth.files import write_atomic, write_json
 from pflsynth.report.html import write_report
+from pflsynth.runs import RunDirectory
 from pflsynth.workers import each
 
 GROUPS: Mapping[str, tuple[str, ...]] = {"paper": PAPER, "all": tuple(METHODS)}
@@ -203,7 +204,7 @@ def _weights(out: Path, planned: Plan) -> FeatureWeights:
     """The weights that are asked for, and those of the evaluations that stay as they are: all of one kind."""
     wanted = planned.features.weights
     runs = [run_folder(out, method, seed) for method in planned.methods for seed in planned.seeds]
-    evaluations = [run / "evaluation" / planned.split for run in runs]
+    evaluations = [RunDirectory(run).evaluation_folder(planned.split) for run in runs]
     return common_weights([own for own in evaluations if read_weights(own).cover(wanted)], {out: wanted})
 
 

@@ -93,6 +93,6 @@ def _train(config: FederationConfig, prepared: Path, folder: Path, observer: Rou
 
 def _evaluate(folder: Path, split: SplitName, features: FeatureFiles) -> None:
     """Evaluate a run, unless that was done with all that is asked for."""
-    path = folder / "evaluation" / split / "scores.csv"
+    path = RunDirectory(folder).evaluation_folder(split) / "scores.csv"
     if not path.exists() or not read_weights(path.parent).cover(features.weights):
         write_evaluation(path, evaluate_run(folder, split, files=features))

@@ -22,7 +22,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from pflsynth.config import FederationConfig
+from pflsynth.config import FederationConfig, SplitName
 from pflsynth.config_files import load_config, toml_bytes
 from pflsynth.errors import DataError, ModelError, UsageError
 from pflsynth.files import exclusive, read_json, write_atomic, write_json
@@ -132,6 +132,10 @@ class RunDirectory:
     def site_folder(self, site: str) -> Path:
         """Folder of a site's private state."""
         return self.folder / "sites" / site
+
+    def evaluation_folder(self, split: SplitName) -> Path:
+        """Scores of the finished models on one split."""
+        return self.folder / "evaluation" / split
 
     def personalised_path(self, site: str, round_number: int) -> Path:
         """Finished personalised model of a site."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from pflsynth.report import sections
 from pflsynth.report.facts import facts, not_computed
 from pflsynth.report.html import write_report
 
-from ..comparison_builders import FORMULAS, change_comparison, run_path, scores_path, write_comparison
+from ..comparison_builders import FORMULAS, change_comparison, lines, run_path, scores_path, write_comparison
 
 SHA256 = "f" * 64
 TOPS = {"pflsynth": 10.0, "fedgan": 12.0}
@@ -121,9 +120,9 @@ def test_runs_of_other_weights_are_refused_with_both(tmp_path: Path) -> None:
 
 
 def test_csv(tables: Mapping[str, str]) -> None:
-    lines = list(csv.DictReader(io.StringIO(tables["fid.csv"])))
-    assert len(lines) == 4 * 3
-    assert lines[1] == {
+    found = lines(tables["fid.csv"])
+    assert len(found) == 4 * 3
+    assert found[1] == {
         "method": "fedgan",
         "site": "north",
         "task": "T1w->T2w",
@@ -139,7 +138,7 @@ def test_csv(tables: Mapping[str, str]) -> None:
         "note": "",
         "fid_sha256": SHA256,
     }
-    assert [lines[2][key] for key in ("method", "fid", "seed_sd", "round", "seeds")] == ["copy", "40", "", "", ""]
+    assert [found[2][key] for key in ("method", "fid", "seed_sd", "round", "seeds")] == ["copy", "40", "", "", ""]
 
 
 def test_latex_has_a_table_a_site(tables: Mapping[str, str]) -> None:
@@ -153,8 +152,7 @@ def test_latex_has_a_table_a_site(tables: Mapping[str, str]) -> None:
 
 
 def test_lpips_is_in_the_tables_of_scores(tables: Mapping[str, str]) -> None:
-    found = csv.DictReader(io.StringIO(tables["overall.csv"]))
-    (line,) = [own for own in found if (own["method"], own["metric"]) == ("pflsynth", "lpips")]
+    (line,) = lines(tables["overall.csv"], method="pflsynth", metric="lpips")
     # subjects of pflsynth: 30.375 dB in the mean (see comparison_builders.py), so 1 - 30.375 / 64
     assert float(line["mean"]) == pytest.approx(1 - 30.375 / 64, abs=1e-6)
     assert "LPIPS: not computed" not in tables["overall.tex"]

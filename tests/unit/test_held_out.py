@@ -6,7 +6,6 @@ A person has, over seeds and tasks, 29.125 - 6 + 0.5 * subject dB at south with 
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import re
@@ -28,6 +27,7 @@ from ..comparison_builders import (
     FIT_ROUNDS,
     METHODS,
     held_out_scores_path,
+    lines,
     write_comparison,
     write_held_out,
 )
@@ -41,11 +41,6 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
 @pytest.fixture(scope="module")
 def tables(comparison: Comparison) -> dict[str, str]:
     return {path.name: path.read_text() for path in write_tables(comparison)}
-
-
-def lines(text: str, **where: str) -> list[dict[str, str]]:
-    found = csv.DictReader(io.StringIO(text))
-    return [line for line in found if all(line[key] == value for key, value in where.items())]
 
 
 def part_of(comparison: Comparison) -> HeldOutPart | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import shutil
 from pathlib import Path
@@ -16,7 +15,7 @@ from pflsynth.evaluation.comparison import METRIC_NAMES, Comparison, open_compar
 from pflsynth.evaluation.table_facts import SETTINGS, printed
 from pflsynth.evaluation.tables import comparison_table, write_tables
 
-from ..comparison_builders import FORMULAS, change_comparison, comparison_config, make_costs, write_comparison
+from ..comparison_builders import FORMULAS, change_comparison, comparison_config, lines, make_costs, write_comparison
 
 METHODS = ("fedgan", "pflsynth")
 NAMES = ("overall", "sites", "tasks", "tests", "communication")
@@ -32,12 +31,6 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
 def tables(comparison: Comparison) -> dict[str, str]:
     """The text of every file."""
     return {path.name: path.read_text() for path in write_tables(comparison)}
-
-
-def lines(text: str, **where: str) -> list[dict[str, str]]:
-    """The lines of a CSV table in which all these columns have these values."""
-    found = csv.DictReader(io.StringIO(text))
-    return [line for line in found if all(line[key] == value for key, value in where.items())]
 
 
 def written(folder: Path, **settings: Any) -> dict[str, str]:

@@ -126,7 +126,8 @@ def open_entries(folder: Path, record: ComparisonRecord) -> tuple[Entry, ...]:
             were evaluated on different data, or by different feature networks.
     """
     runs = [_open_run(folder, record, method, seed) for method in record.methods for seed in record.seeds]
-    common_weights((run.run / "evaluation" / record.split for run in runs if run.run), {folder: record.weights})
+    evaluations = (RunDirectory(run.run).evaluation_folder(record.split) for run in runs if run.run)
+    common_weights(evaluations, {folder: record.weights})
     return with_floor(runs)
 
 
@@ -221,7 +222,7 @@ def _open_run(folder: Path, record: ComparisonRecord, method: str, seed: int) ->
             "move it away and run pflsynth compare again, or compare into another folder"
         )
     number, _ = run.result(config)
-    table = path / "evaluation" / record.split / "scores.csv"
+    table = run.evaluation_folder(record.split) / "scores.csv"
     if not table.is_file():
         raise ModelError(f"{table}: is missing; restore it, or run pflsynth compare again, which evaluates the run")
     scores = read_scores(table)

@@ -19,6 +19,7 @@ from pflsynth.evaluation.comparison import NOT_COMPUTED, Comparison, Entry, scop
 from pflsynth.evaluation.evaluate import COPY, PERSONALISED
 from pflsynth.evaluation.feature_files import FeatureWeights, FidScore, common_weights, read_fids, read_weights
 from pflsynth.evaluation.table_facts import EVERYTHING, MAIN_METRICS, Rows, about, mean_text, printed, remarks
+from pflsynth.runs import RunDirectory
 
 DECIMALS = 2
 
@@ -58,8 +59,8 @@ def comparison_weights(comparison: Comparison) -> FeatureWeights:
     Raises:
         ModelError: if a run's file is damaged, or runs have different weights.
     """
-    folders = [entry.run / "evaluation" / comparison.split for entry in comparison.entries if entry.run is not None]
-    return common_weights(folders)
+    runs = [RunDirectory(entry.run) for entry in comparison.entries if entry.run is not None]
+    return common_weights(run.evaluation_folder(comparison.split) for run in runs)
 
 
 def fid_rows(comparison: Comparison) -> list[FidRow]:
@@ -161,7 +162,7 @@ def feature_table(comparison: Comparison) -> Table | None:
 def _fids(comparison: Comparison, entry: Entry) -> Mapping[_Key, FidScore]:
     """The FIDs of a run, by site, task and model: one for each that was scored, or none at all."""
     assert entry.run is not None  # copying has no run
-    folder = entry.run / "evaluation" / comparison.split
+    folder = RunDirectory(entry.run).evaluation_folder(comparison.split)
     weights = read_weights(folder)
     if weights.fid is None:
         return {}

@@ -80,7 +80,7 @@ def held_out_scores(run_folder: Path, store: SliceStore, split: SplitName, fit_r
 
 def held_out_path(run_folder: Path, split: SplitName, fit_rounds: int) -> Path:
     """Where a run keeps its scores at the held-out site."""
-    return run_folder / "evaluation" / split / f"held-out-{fit_rounds}.json"
+    return RunDirectory(run_folder).evaluation_folder(split) / f"held-out-{fit_rounds}.json"
 
 
 def open_held_out(comparison: Comparison) -> dict[int, Comparison]:

@@ -188,7 +188,7 @@ def held_out(found: Mapping[int, Comparison]) -> str:
         )
         lines = [_held_out_line(row) for row in rows if row.metric == metric]
         tables.append(table(caption, f"tab:{one.name}-held-out-{metric}", columns, lines))
-    return _HEADER + "\n".join(tables)
+    return file_of(tables)
 
 
 def _held_out_line(row: HeldOutRow) -> list[str]:
