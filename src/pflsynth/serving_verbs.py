@@ -40,7 +40,7 @@ def serve(
     retry: Annotated[
         float, typer.Option("--retry", min=0, help="seconds until a site that failed is asked again")
     ] = 60,
-    wave: Annotated[int, typer.Option("--wave", min=1, help="most sites that are asked at one time")] = 8,
+    wave: Annotated[int, typer.Option("--wave", min=1, help="most sites that are asked, and train, at one time")] = 32,
     as_json: AsJson = False,
 ) -> None:
     """Coordinate a federation: wait for its sites, train all rounds, give every site its model.

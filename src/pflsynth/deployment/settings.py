@@ -73,7 +73,7 @@ class CoordinatorSettings(_File):
     run: Path
     deadline_s: Seconds = 6 * 3600.0
     answer_s: Seconds = 120.0
-    wave: Annotated[int, Field(ge=1)] = 8
+    wave: Annotated[int, Field(ge=1)] = 32
     gather_s: Seconds = 300.0
     retry_s: Seconds = 60.0
     patience_s: Seconds | None = None
