@@ -10,13 +10,13 @@ from pathlib import Path
 
 from pflsynth import training
 from pflsynth.canonical import differences
-from pflsynth.comparison_runs import ComparisonObserver, Job, Plan, do, run_folder
+from pflsynth.comparison_runs import ComparisonObserver, Job, Plan, do
 from pflsynth.config import FederationConfig, SplitName
 from pflsynth.data.slices import SliceStore
 from pflsynth.devices import use_device
 from pflsynth.errors import DataError, ModelError, UsageError
 from pflsynth.evaluation.comparison import Comparison, open_comparison
-from pflsynth.evaluation.comparison_files import FORMAT, ComparisonRecord, base_agreement, read_record
+from pflsynth.evaluation.comparison_files import FORMAT, ComparisonRecord, base_agreement, read_record, run_folder
 from pflsynth.evaluation.costs import Cost
 from pflsynth.evaluation.evaluate import Score
 from pflsynth.evaluation.feature_files import FeatureWeights, common_weights, read_weights

@@ -11,6 +11,7 @@ from typing import Protocol
 from pflsynth import training
 from pflsynth.config import FederationConfig, SplitName
 from pflsynth.data.slices import SliceStore
+from pflsynth.evaluation.comparison_files import run_folder
 from pflsynth.evaluation.evaluate import evaluate_run, write_evaluation
 from pflsynth.evaluation.feature_files import read_weights
 from pflsynth.evaluation.feature_metrics import FeatureFiles
@@ -42,11 +43,6 @@ class Plan:
         """The configuration of one run."""
         name = f"{self.base.name}-{method}-{seed}"
         return self.base.model_copy(update={"method": method, "seed": seed, "name": name})
-
-
-def run_folder(out: Path, method: str, seed: int) -> Path:
-    """The run directory of one method and seed."""
-    return out / "runs" / method / f"seed-{seed}"
 
 
 @dataclass(frozen=True)

@@ -79,8 +79,13 @@ class Entry:
     cost: Cost | None = None
 
 
+def run_folder(folder: Path, method: str, seed: int) -> Path:
+    """The run directory of one method and seed of a comparison."""
+    return folder / "runs" / method / f"seed-{seed}"
+
+
 def base_agreement(config: FederationConfig) -> dict[str, Any]:
-    """The agreement of a run without :data:`RUN_KEYS`: what all runs of a comparison have in common."""
+    """The agreement of a run without :data:`RUN_KEYS`, which all runs of a comparison have in common."""
     return {key: value for key, value in config.agreement().items() if key not in RUN_KEYS}
 
 
@@ -207,7 +212,7 @@ def _score(line: Mapping[str, str]) -> Score:
 
 def _open_run(folder: Path, record: ComparisonRecord, method: str, seed: int) -> Entry:
     """A run with all its scores, those of copying too."""
-    path = folder / "runs" / method / f"seed-{seed}"
+    path = run_folder(folder, method, seed)
     if not path.is_dir():
         raise ModelError(f"{path}: is missing; restore it, or run pflsynth compare again, which trains it")
     for name in _RUN_FILES:
