@@ -93,7 +93,7 @@ def test_a_supernode_that_hangs_and_goes_on_is_connected_again(tiny: Tiny, tmp_p
     """Flower counts it as gone after a minute, and knows it again when it goes on."""
     config = changed(tiny.config, rounds=12, quorum=1)
     with machines(tmp_path, config, tiny.prepared) as made:
-        made.serve("--deadline", 90)
+        made.serve("--deadline", 600)
         made.join_all()
         made.wait("the second round", lambda: made.whole_rounds() == 1 and asked_to_train(made, "north", 2))
         (hanging,) = made.processes("north", "flower-supernode")
@@ -115,7 +115,7 @@ def test_a_supernode_that_hangs_for_good_is_started_again(
     config = changed(tiny.config, rounds=12, quorum=1)
     told: list[str] = []
     with machines(tmp_path, config, tiny.prepared) as made:
-        made.serve("--deadline", 90)
+        made.serve("--deadline", 600)
         made.join("south")
         host = SiteHost(*site_settings(load_config(made.hospital("north") / "site.toml")), told.append)
         with in_thread(host, host.join) as thread:

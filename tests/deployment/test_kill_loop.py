@@ -34,8 +34,8 @@ AT_SITES = ("flwr-clientapp", "flower-supernode", VERB)
 
 AT_COORDINATOR = ("flwr-serverapp", "flower-superlink", "nginx", VERB)
 
-TIMES = ("--gather", 20, "--deadline", 90)
-"""Of a coordinator that goes on soon without a site that is not there."""
+TIMES = ("--gather", 20, "--deadline", 600)
+"""A site that is not there is waited for at a start for 20 s; one that was killed, until Flower reports it."""
 
 
 def check_as_one_process(made: Machines, tiny: Tiny, folder: Path) -> None:
