@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,12 +17,14 @@ import pytest
 
 from pflsynth.config import FederationConfig
 from pflsynth.config_files import toml_bytes
+from pflsynth.deployment.coordinator_host import CoordinatorHost
 from pflsynth.deployment.flower_programs import free_port
 from pflsynth.deployment.keyring import make_keyring
 from pflsynth.deployment.kits import open_kit, unpack
 from pflsynth.deployment.processes import end_members, members, program_of
 from pflsynth.deployment.proxy import nginx_program
 from pflsynth.deployment.settings import work_of
+from pflsynth.deployment.site_host import SiteHost
 from pflsynth.errors import ModelError, UsageError
 from pflsynth.runs import RunDirectory
 
@@ -95,6 +98,11 @@ class Machines:
             return RunDirectory(self.run).state().round
         return 0
 
+    def absences(self) -> dict[int, set[str]]:
+        """Who was not in each round, as the coordinator recorded it."""
+        records = RunDirectory(self.run).records("metrics.jsonl")
+        return {record["round"]: set(self.config.participants) - record["losses"].keys() for record in records}
+
     def processes(self, name: str, program: str) -> list[int]:
         """Processes of ``serve`` or of a site that run a program."""
         run = self.run if name == "serve" else self.site_run(name)
@@ -106,9 +114,29 @@ class Machines:
         with suppress(ProcessLookupError):
             os.kill(min(self.processes(name, program)), signal.SIGKILL)  # of nginx the master, not its worker
 
+    def kill_verb(self, name: str) -> None:
+        """Kill ``serve`` or a site's ``join`` without a warning; what it had started is left to itself."""
+        verb = self.started.pop(name)
+        verb.kill()
+        verb.wait()
+
     def everything(self) -> str:
         paths = [*self.folder.glob("*.txt"), *self.folder.rglob("*.log")]
         return "\n".join(f"--- {path}\n{path.read_text(errors='replace')[-2000:]}" for path in paths)
+
+
+@contextmanager
+def in_thread(host: CoordinatorHost | SiteHost, work: Callable[[], object]) -> Iterator[threading.Thread]:
+    """What ``serve`` or ``join`` does, in a thread, so that a test can change its patience; stopped at the end."""
+    look, stop = host._look, threading.Event()
+    host._look = lambda: look() or stop.is_set()  # type: ignore[method-assign]
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        stop.set()
+        thread.join()
 
 
 @contextmanager

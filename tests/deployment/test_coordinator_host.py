@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -12,10 +13,10 @@ from typing import Any
 import pytest
 
 from pflsynth.config_files import toml_bytes
-from pflsynth.deployment import coordinator_host
+from pflsynth.deployment import rounds_process
 from pflsynth.deployment.certificates import Credential, make_server_certificate
-from pflsynth.deployment.coordinator_host import _ServerApp
 from pflsynth.deployment.keyring import Keyring, make_keyring
+from pflsynth.deployment.rounds_process import RoundsProcess
 from pflsynth.deployment.settings import CoordinatorSettings
 from pflsynth.deployment.status import StatusFile, mark_stopped, read_status
 from pflsynth.errors import ModelError
@@ -36,14 +37,23 @@ class Clock:
 
 
 @dataclass
+class FakeChild:
+    """A process that is killed by the names of the programs that it started."""
+
+    log: Path = Path("superlink.log")
+    killed: list[str] = field(default_factory=list)
+
+    def kill(self, program: str) -> None:
+        self.killed.append(program)
+
+
+@dataclass
 class FakeSuperLink:
     """Counts runs."""
 
     submitted: int = 0
     stopped: list[int] = field(default_factory=list)
-
-    class child:  # noqa: N801
-        log = Path("superlink.log")
+    child: FakeChild = field(default_factory=FakeChild)
 
     def submit(self) -> int:
         self.submitted += 1
@@ -61,7 +71,7 @@ class Rounds:
     clock: Clock
     told: list[str]
     superlink: FakeSuperLink
-    app: _ServerApp
+    app: RoundsProcess
     starts: int = 0
 
     def begins(self) -> None:
@@ -85,10 +95,10 @@ class Rounds:
 @pytest.fixture
 def rounds(tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Rounds:
     clock, told, superlink = Clock(), list[str](), FakeSuperLink()
-    monkeypatch.setattr(coordinator_host.time, "monotonic", clock.monotonic)
+    monkeypatch.setattr(rounds_process.time, "monotonic", clock.monotonic)
     settings = CoordinatorSettings(tiny.path, tmp_path / "run")
     RunDirectory.create(settings.run, tiny.config, None, {}, ["north", "south"], ())
-    app = _ServerApp(superlink, settings, told.append)  # type: ignore[arg-type]
+    app = RoundsProcess(superlink, settings, told.append)  # type: ignore[arg-type]
     return Rounds(settings, clock, told, superlink, app)
 
 
@@ -126,12 +136,31 @@ def test_a_killed_process_is_submitted_again_and_its_run_dropped(rounds: Rounds)
 
 def test_a_process_that_does_not_appear_is_submitted_again(rounds: Rounds) -> None:
     rounds.app.look(False)
-    rounds.passes(coordinator_host.START_SECONDS - 1)
+    rounds.passes(rounds_process.APPEAR_SECONDS - 1)
     assert not rounds.app.look(False)
     assert rounds.told == []
     rounds.passes(2)
     assert not rounds.app.look(False)
     assert len(rounds.told) == 1
+
+
+def test_a_process_that_hangs_is_killed_and_submitted_again(rounds: Rounds) -> None:
+    rounds.app.look(False)
+    rounds.begins()
+    for _ in range(3):
+        rounds.passes(rounds_process.HANG_SECONDS)
+        rounds.file.write(phase="training")
+        os.utime(rounds.settings.run / "status.json", (rounds.clock.now, rounds.clock.now))
+        assert not rounds.app.look(True)
+    rounds.passes(rounds_process.HANG_SECONDS + rounds.settings.retry_s)
+    assert not rounds.app.look(True)
+    assert rounds.superlink.child.killed == []
+    rounds.passes(1)
+    assert not rounds.app.look(True)
+    assert rounds.superlink.child.killed == ["flwr-serverapp"]
+    assert rounds.told == ["the process that runs the rounds has hung for 361 s, and is killed"]
+    assert not rounds.ends()
+    assert rounds.superlink.stopped == [1]
 
 
 def test_an_error_that_would_come_again_is_raised(rounds: Rounds) -> None:

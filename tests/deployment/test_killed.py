@@ -9,7 +9,6 @@ import os
 import re
 import signal
 import ssl
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -27,7 +26,7 @@ from pflsynth.deployment.settings import CoordinatorSettings, work_of
 from pflsynth.errors import NetworkError
 
 from ..tiny import Tiny, changed, train
-from .real import Machines, machines
+from .real import Machines, in_thread, machines
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +86,7 @@ def test_a_killed_verb_leaves_no_process_and_goes_on(
         made.join_all()
         made.wait("the first round", lambda: made.whole_rounds() == 1)
         made.wait("the second round's training", lambda: bool(made.processes("north", "flwr-clientapp")))
-        killed = made.started.pop(verb)
-        os.kill(killed.pid, signal.SIGKILL)
-        killed.wait()
+        made.kill_verb(verb)
         made.wait("the end of all that it started", lambda: not made.processes(verb, ""))
         if verb == "serve":
             made.serve()
@@ -154,20 +151,12 @@ def test_a_superlink_that_hangs_is_started_again(
     with machines(tmp_path, config, tiny.prepared) as made:
         settings = CoordinatorSettings(made.folder / "federation.toml", made.run)
         host = CoordinatorHost(settings, made.folder / "keys", f"127.0.0.1:{made.port}", told.append)
-        look, stop = host._look, threading.Event()
+        with in_thread(host, host.serve) as thread:
 
-        def look_until_told() -> bool:
-            return look() or stop.is_set()
+            def wait(what: str, true: Callable[[], bool]) -> None:
+                made.wait(what, lambda: true() or not thread.is_alive())
+                assert thread.is_alive(), made.everything()
 
-        monkeypatch.setattr(host, "_look", look_until_told)
-        thread = threading.Thread(target=host.serve)
-        thread.start()
-
-        def wait(what: str, true: Callable[[], bool]) -> None:
-            made.wait(what, lambda: true() or not thread.is_alive())
-            assert thread.is_alive(), made.everything()
-
-        try:
             wait("the coordinator", lambda: answers(made))
             (hanging,) = made.processes("serve", "flower-superlink")
             monkeypatch.setattr(coordinator_host, "START_SECONDS", 2.0)
@@ -177,7 +166,4 @@ def test_a_superlink_that_hangs_is_started_again(
             wait("the coordinator again", lambda: answers(made))
             assert hanging not in members(tmp_path)
             wait("the rounds' process", lambda: (made.run / "status.json").is_file())
-        finally:
-            stop.set()
-            thread.join()
         assert members(tmp_path) == []

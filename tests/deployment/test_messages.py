@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import tracemalloc
 from dataclasses import replace
 from typing import Any
@@ -296,7 +297,16 @@ def test_a_claim_of_ten_gigabytes_is_refused_before_anything_is_allocated() -> N
         tracemalloc.stop()
 
 
-def test_an_error_of_flower_is_no_packet() -> None:
-    error = Message(Error(code=3, reason="Node Unavailable"), reply_to=message(RecordDict()))
-    with pytest.raises(MessageRefused, match=r"Flower reports an error \(code 3\)"):
+@pytest.mark.parametrize(
+    ("code", "cause"),
+    [
+        (3, "what it was asked is lost, as after a stop of the SuperLink, or came too late"),
+        (5, "its connection is lost: its machine, its network or its SuperNode stopped"),
+        (8, "the process that was to answer was killed or has ended"),
+        (600, "Flower reports an error (code 600)"),
+    ],
+)
+def test_an_error_of_flower_is_no_packet(code: int, cause: str) -> None:
+    error = Message(Error(code=code, reason="/home/x"), reply_to=message(RecordDict()))
+    with pytest.raises(MessageRefused, match=f"^{re.escape(cause)}$"):
         from_message(error)

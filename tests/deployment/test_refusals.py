@@ -90,7 +90,7 @@ CASES: dict[str, tuple[Change, str]] = {
     "garbage": (records(ConfigRecord({"a": "b"}), MetricRecord({"c": 1})), "does not hold the two records"),
     "nothing": (records(), "does not hold the two records"),
     "unreadable": (unreadable, "its reply cannot be read (ValueError)"),
-    "error": (lambda _, request: Message(Error(3, "/home/x"), reply_to=request), "Flower reports an error (code 3)"),
+    "error": (lambda _, request: Message(Error(8, "/home/x"), reply_to=request), "was killed or has ended"),
     "NaN": (numbers(nan_at_five), "holds NaN, Inf or no floating-point numbers"),
     "far": (numbers(lambda flat: flat + 100), "is the farthest that is plausible"),
     "old round": (header(round=1), "it is an update of round 1, and this is round 2"),

@@ -7,6 +7,7 @@ import shutil
 import stat
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from pflsynth.config_files import load_config, toml_bytes
 from pflsynth.deployment import site_host
+from pflsynth.deployment.flower_programs import LOOPBACK
 from pflsynth.deployment.keyring import make_keyring
 from pflsynth.deployment.kits import open_kit, unpack
 from pflsynth.deployment.processes import members
@@ -186,6 +188,43 @@ def test_a_lost_and_found_coordinator_is_told_of_once(
     assert len(hospital.told) == 3
     assert "its proxy answers, but the SuperLink behind it does not" in hospital.told[1]
     assert members(work_of(hospital.run)) == []
+
+
+def test_a_supernode_that_hangs_is_stopped(
+    hospital: Hospital, supernode: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(site_host, "HANG_SECONDS", 0.3)
+    supernode("import time\ntime.sleep(600)")
+    host = hospital.host()
+    host._node.start()
+    try:
+        host._check_answers(host._node.started)
+        assert host._node.alive
+        host._check_answers(host._node.started + 1)
+        assert not host._node.alive
+    finally:
+        host._node.stop()
+    assert hospital.told == ["supernode: does not answer, and is started again"]
+
+
+def test_a_supernode_that_answers_is_left_alone(
+    hospital: Hospital, supernode: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(site_host, "HANG_SECONDS", -1.0)
+    supernode("import time\ntime.sleep(600)")
+    host = hospital.host()
+    with backend(None, LOOPBACK) as own:
+        host._port = own.port
+        host._node.start()
+        try:
+            host._check_answers(time.monotonic())
+            assert host._node.alive
+            own.status = 503
+            host._check_answers(time.monotonic())
+            assert not host._node.alive
+        finally:
+            host._node.stop()
+    assert own.asked == ["GET /health"] * 2
 
 
 def test_a_refused_site_whose_coordinator_goes_away_is_not_refused(

@@ -109,6 +109,17 @@ def test_what_it_started_in_another_session_is_ended_with_it(folder: Path) -> No
     assert members(folder) == []
 
 
+def test_a_program_that_it_started_is_killed_alone(folder: Path) -> None:
+    (folder / "started.py").write_text(STUBBORN)
+    own = child(folder, PARENT.replace('"-c", "import time; time.sleep(600)"', f'"{folder}/started.py"'))
+    ready(own)
+    wait(lambda: own.runs("started.py"))
+    own.kill("started.py")
+    wait(lambda: not own.runs("started.py"))
+    assert own.alive
+    own.stop()
+
+
 def test_what_a_killed_one_had_started_is_ended_before_the_next_start(folder: Path) -> None:
     own = ready(child(folder, PARENT))
     before = set(members(folder))

@@ -20,27 +20,24 @@ from pflsynth.deployment.flower_programs import EXECUTOR, SERVER_APP
 from pflsynth.deployment.keyring import Keyring
 from pflsynth.deployment.processes import Child, Keeper, end_members, members, program_of
 from pflsynth.deployment.proxy import Limits, ProxySettings, check_config, proxy_command, write_config
+from pflsynth.deployment.rounds_process import RoundsProcess
 from pflsynth.deployment.server import open_run
 from pflsynth.deployment.settings import COORDINATOR_VARIABLE, CoordinatorSettings, log_of, work_of
 from pflsynth.deployment.status import SERVING, Status, mark_stopped, read_status
 from pflsynth.deployment.superlink import SuperLink
-from pflsynth.errors import ModelError, NetworkError, UsageError
+from pflsynth.errors import NetworkError, UsageError
 from pflsynth.federation.methods import method_of
 from pflsynth.files import exclusive, write_json
-from pflsynth.runs import RunDirectory
 from pflsynth.site_file import parse_address
 
 LOOK_SECONDS = 0.5
 """Between two looks at the processes."""
 
 START_SECONDS = 180.0
-"""How long a SuperLink may take to answer, and a ServerApp to appear, before it is started again."""
+"""How long a SuperLink may take to answer before it is started again."""
 
 HEALTH_SECONDS = 30.0
 """Between two questions to a SuperLink that answered the last one."""
-
-MOST_ATTEMPTS = 10
-"""ServerApps in a row that end without a whole round before the coordinator gives up."""
 
 SOON_DAYS = 30
 """A certificate that ends sooner is told of."""
@@ -59,8 +56,8 @@ class CoordinatorHost:
             tell: called with one line for every event.
 
         Raises:
-            UsageError: keys that are missing or expired, an address that is taken, nginx or Flower not installed, a
-                method that cannot be trained across machines.
+            UsageError: keys that are missing or expired, nginx or Flower not installed, a method that cannot be trained
+                across machines.
             ModelError: the run folder is damaged or of another agreement.
         """
         self._settings, self._ring, self._listen, self._show = settings, Keyring(keys), listen, tell
@@ -69,12 +66,11 @@ class CoordinatorHost:
         log = log_of(settings.run)
         self._work, self._tell, self._events = work_of(settings.run), EventLog(log), Follower(log)
         _check_keys(self._ring, self._sites, settings.federation, self._tell)
-        _check_listen(listen)
         own = {COORDINATOR_VARIABLE: str(self._work / "coordinator.json")}
         self._superlink = SuperLink(self._work / "superlink", self._ring, own)
         self._proxy = Child("proxy", proxy_command(self._work / "proxy"), self._work / "proxy", {})
         self._keepers = Keeper(self._superlink.child, self._tell), Keeper(self._proxy, self._tell)
-        self._app = _ServerApp(self._superlink, settings, self._tell)
+        self._app = RoundsProcess(self._superlink, settings, self._tell)
         self._answers = self._registered = False
         self._asked = self._answered = 0.0
         self._certificate = self._ring.server_certificate.stat().st_mtime_ns
@@ -86,7 +82,7 @@ class CoordinatorHost:
             The last status: ``waiting_for`` names sites that did not come for their model in time.
 
         Raises:
-            UsageError: another process serves this run.
+            UsageError: another process serves this run, or something else listens at the address.
             ModelError: the training cannot go on; the sentence tells why.
             KeyboardInterrupt: told to stop; the same command goes on.
         """
@@ -96,6 +92,7 @@ class CoordinatorHost:
             left = end_members(self._work)
             if left:
                 self._tell(f"ended {left} process(es) that an earlier start had left")
+            _check_listen(self._listen)  # not before: what was left may listen there
             self._superlink.remove_database()
             self._write_proxy()
             self._settings.write(self._work / "coordinator.json")
@@ -186,76 +183,6 @@ class CoordinatorHost:
         """Show the events that were logged since, by this process or the ServerApp."""
         for record in self._events.records():
             self._show(str(record.get("text")))
-
-
-class _ServerApp:
-    """The process that runs the rounds: submitted to the SuperLink, and again whenever it is gone too early."""
-
-    def __init__(self, superlink: SuperLink, settings: CoordinatorSettings, tell: Callable[[str], None]):
-        self._superlink, self._settings, self._tell = superlink, settings, tell
-        self._run: int | None = None
-        self._seen = False
-        self._submitted = self._due = 0.0
-        self._before = self._started()
-        self._attempts, self._round = 0, self._whole_round()
-
-    def lost(self) -> None:
-        """The SuperLink was started again: it has no run of ours any more."""
-        self._run, self._due = None, 0.0
-
-    def look(self, alive: bool) -> bool:
-        """Look after it; whether the training is finished.
-
-        Raises:
-            ModelError: it ended by an error that would come again, or too often.
-            NetworkError: the SuperLink refuses it.
-        """
-        now = time.monotonic()
-        if self._run is None:
-            if now >= self._due:
-                self._before = self._started()
-                self._run, self._seen, self._submitted = self._superlink.submit(), False, now
-        elif alive:
-            self._seen = True
-        elif self._seen or now - self._submitted > START_SECONDS:
-            return self._ended(now)
-        return False
-
-    def _ended(self, now: float) -> bool:
-        status = self._status()
-        problem = "the process that runs the rounds was killed, or could not begin"
-        if status is not None and status.started != self._before:
-            if status.phase == "finished":
-                return True
-            if status.phase == "stopped":
-                problem = status.problem or problem
-                if status.lasting:
-                    raise ModelError(problem)
-        if self._run is not None:
-            self._superlink.stop_run(self._run)
-        self._run, whole = None, self._whole_round()
-        self._attempts, self._round = (1 if whole > self._round else self._attempts + 1), whole
-        if self._attempts > MOST_ATTEMPTS:
-            raise ModelError(
-                f"{problem}; gave up after {MOST_ATTEMPTS} attempts without a whole round, see "
-                f"{self._superlink.child.log}; mend it and start the coordinator again: it goes on after round {whole}"
-            )
-        wait = min(2.0 ** (self._attempts - 1), 60.0)
-        self._due = now + wait
-        self._tell(f"{problem}; goes on after round {whole} in {wait:g} s")
-        return False
-
-    def _status(self) -> Status | None:
-        with suppress(ModelError):
-            return read_status(self._settings.run)
-        return None
-
-    def _started(self) -> str:
-        status = self._status()
-        return "" if status is None else status.started
-
-    def _whole_round(self) -> int:
-        return RunDirectory(self._settings.run).state().round
 
 
 def _check_keys(ring: Keyring, sites: tuple[str, ...], federation: Path, tell: Callable[[str], None]) -> None:

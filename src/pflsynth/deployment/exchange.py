@@ -101,10 +101,12 @@ class Exchange:
         self._status.write(waiting_for=[])
 
     def _send(self, site: str, node: int, packet: Packet, deadline_s: float) -> str | None:
-        lifetime = max(deadline_s, 1.0)  # Flower keeps nothing longer
+        lifetime = (
+            max(deadline_s, 1.0) + 3 * self._settings.poll_s
+        )  # Flower keeps nothing longer; our deadline is first
         message = Message(to_records(packet), node, KIND, ttl=lifetime, group_id=packet.header.kind)
-        told = self._status.now.sites[site]
-        told.asked, told.asked_since, told.sent = packet.header.kind, moment(), told.sent + packet.size
+        sent = self._status.now.sites[site].sent + packet.size
+        self._status.site(site, asked=packet.header.kind, asked_since=moment(), sent=sent)
         identities = list(self._grid.push_messages([message]))
         return identities[0] if identities and identities[0] else None
 

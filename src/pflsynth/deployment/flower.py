@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.common.constant import ErrorCode
 
 from pflsynth.deployment.headers import MessageRefused, read_header
 from pflsynth.deployment.messages import Packet
@@ -15,6 +16,16 @@ KIND = "train"
 
 ENCODING = "pflsynth.float32"
 """Flower's name for how an array's bytes are to be read: raw, with no header of their own that could claim a size."""
+
+_ERRORS = {
+    ErrorCode.LOAD_CLIENT_APP_EXCEPTION: "its app could not be loaded; its supernode.log tells why",
+    ErrorCode.CLIENT_APP_RAISED_EXCEPTION: "its app failed; its supernode.log tells why",
+    ErrorCode.MESSAGE_UNAVAILABLE: "what it was asked is lost, as after a stop of the SuperLink, or came too late",
+    ErrorCode.REPLY_MESSAGE_UNAVAILABLE: "its answer is lost, as after a stop of the SuperLink, or came too late",
+    ErrorCode.NODE_UNAVAILABLE: "its connection is lost: its machine, its network or its SuperNode stopped",
+    ErrorCode.CLIENT_APP_CRASHED: "the process that was to answer was killed or has ended",
+}
+"""What Flower says in place of an answer, and what it means."""
 
 
 def to_records(packet: Packet) -> RecordDict:
@@ -34,7 +45,8 @@ def from_message(message: Message) -> Packet:
             than it has.
     """
     if not message.has_content():
-        raise MessageRefused(f"Flower reports an error (code {message.error.code})")
+        code = message.error.code
+        raise MessageRefused(_ERRORS.get(code, f"Flower reports an error (code {code})"))
     records = message.content
     if set(records) != {HEADER, ARRAYS}:
         raise MessageRefused("it does not hold the two records of a pflsynth message")

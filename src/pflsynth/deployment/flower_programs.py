@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import socket
 import sys
@@ -70,3 +71,15 @@ def free_port() -> int:
     with socket.socket() as own:
         own.bind((LOOPBACK, 0))
         return int(own.getsockname()[1])
+
+
+def answers(port: int, timeout: float = 5.0) -> bool:
+    """Whether a program of Flower on this machine answers at its own interface, without TLS."""
+    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=timeout)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

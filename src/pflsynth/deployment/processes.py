@@ -144,6 +144,13 @@ class Child:
         """Whether any of the processes that it started runs this program."""
         return any(program_of(process) == program for process in members(self.folder))
 
+    def kill(self, program: str) -> None:
+        """Kill those of the processes that it started which run this program, without a warning."""
+        for process in members(self.folder):
+            if program_of(process) == program:
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+
     def stop(self, seconds: float = KILL_SECONDS) -> None:
         """End it and all that it started: asked first (SIGTERM), killed after ``seconds``."""
         if self._process is not None:

@@ -15,7 +15,14 @@ from pathlib import Path
 from pflsynth.config_files import LoadedConfig
 from pflsynth.deployment.client import check_site
 from pflsynth.deployment.events import Follower
-from pflsynth.deployment.flower_programs import EXECUTOR, LOOPBACK, flower_environment, flower_program, free_port
+from pflsynth.deployment.flower_programs import (
+    EXECUTOR,
+    LOOPBACK,
+    answers,
+    flower_environment,
+    flower_program,
+    free_port,
+)
 from pflsynth.deployment.processes import Child, Keeper, end_members, plain_reading
 from pflsynth.deployment.refusals import knock, refusal
 from pflsynth.deployment.settings import SITE_VARIABLE, SiteSettings, log_of, work_of
@@ -31,6 +38,9 @@ KNOCK_SECONDS = 30.0
 
 START_SECONDS = 60.0
 """How long a SuperNode may take to start the process that starts our half of the app."""
+
+HANG_SECONDS = 180.0
+"""A SuperNode that has not answered for so long is started again."""
 
 WAIT_SECONDS = 5.0
 """Between two tries while a coordinator is not there at the start."""
@@ -109,9 +119,10 @@ class SiteHost:
             "--host",
             LOOPBACK,
             "--port",
-            str(free_port()),
+            str(port := free_port()),
         ]
         own = {SITE_VARIABLE: str(self._work / "site.json")}
+        self._port, self._answered = port, 0.0
         self._node = Child("supernode", command, folder, flower_environment(folder / "home", own))
         self._keeper = Keeper(self._node, self._tell, self._why_ended, most_s=AGAIN_SECONDS)
         self._said = Follower(self._node.log)
@@ -193,7 +204,16 @@ class SiteHost:
         if self._node.alive and now - max(self._knocked, self._node.started) > KNOCK_SECONDS:
             self._knocked = now
             self._knock()
+            self._check_answers(now)
         return False
+
+    def _check_answers(self, now: float) -> None:
+        """Stop a SuperNode that hangs: its interface on loopback does not answer any more."""
+        if answers(self._port):
+            self._answered = now
+        elif now - max(self._answered, self._node.started) > HANG_SECONDS:
+            self._tell("supernode: does not answer, and is started again")
+            self._node.stop()
 
     def _left(self, now: float) -> bool:
         """Whether the site can leave: Flower gives the coordinator no answer of a site that is not connected."""
