@@ -101,9 +101,7 @@ class Exchange:
         self._status.write(waiting_for=[])
 
     def _send(self, site: str, node: int, packet: Packet, deadline_s: float) -> str | None:
-        lifetime = (
-            max(deadline_s, 1.0) + 3 * self._settings.poll_s
-        )  # Flower keeps nothing longer; our deadline is first
+        lifetime = max(deadline_s, 1.0) + 3 * self._settings.poll_s  # Flower keeps nothing longer; ours ends first
         message = Message(to_records(packet), node, KIND, ttl=lifetime, group_id=packet.header.kind)
         sent = self._status.now.sites[site].sent + packet.size
         self._status.site(site, asked=packet.header.kind, asked_since=moment(), sent=sent)
