@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.common.constant import ErrorCode
 
 from pflsynth.deployment.headers import MessageRefused, read_header
 from pflsynth.deployment.messages import Packet
@@ -15,6 +16,15 @@ KIND = "train"
 
 ENCODING = "pflsynth.float32"
 """Flower's name for how an array's bytes are to be read: raw, with no header of their own that could claim a size."""
+
+_ERRORS = {
+    ErrorCode.LOAD_CLIENT_APP_EXCEPTION: "its process could not begin",
+    ErrorCode.CLIENT_APP_RAISED_EXCEPTION: "its process ended with an error",
+    ErrorCode.MESSAGE_UNAVAILABLE: "not all of its reply came",
+    ErrorCode.REPLY_MESSAGE_UNAVAILABLE: "its reply was dropped",
+    ErrorCode.NODE_UNAVAILABLE: "it is not connected any more",
+    ErrorCode.CLIENT_APP_CRASHED: "its process was killed",
+}
 
 
 def to_records(packet: Packet) -> RecordDict:
@@ -34,7 +44,8 @@ def from_message(message: Message) -> Packet:
             than it has.
     """
     if not message.has_content():
-        raise MessageRefused(f"Flower reports an error (code {message.error.code})")
+        code = message.error.code  # its sentence can be the site's own words
+        raise MessageRefused(f"Flower reports an error (code {code}): {_ERRORS.get(code, 'it says no more than that')}")
     records = message.content
     if set(records) != {HEADER, ARRAYS}:
         raise MessageRefused("it does not hold the two records of a pflsynth message")
