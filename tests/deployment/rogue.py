@@ -10,17 +10,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from cryptography.hazmat.primitives import serialization
 from flwr.app import Message
+from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree
+from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.fleet_http_connection import http_request_response
 
 from pflsynth.deployment.client import answer
-from pflsynth.deployment.flower import ENCODING, from_message
-from pflsynth.deployment.headers import Train
+from pflsynth.deployment.flower import ENCODING, KIND, from_message, to_records
+from pflsynth.deployment.headers import Train, Trained
+from pflsynth.deployment.messages import Packet
 from pflsynth.deployment.settings import SiteSettings
 
 PIECE = 5 * 2**20
@@ -47,7 +51,7 @@ def honest(message: Message) -> Parcel:
 
 
 def swollen(pieces: int, order: Sequence[int]) -> Answer:
-    """Makes of an update one with an array of so many pieces, put together in some order, in which a piece can recur."""
+    """Makes an update's array one of so many pieces, put together in some order, in which a piece can recur."""
 
     def piece(number: int) -> Callable[[], bytes]:
         return lambda: _object("ArrayChunk", (), number.to_bytes(8, "big") * (PIECE // 8))
@@ -79,6 +83,17 @@ def swollen(pieces: int, order: Sequence[int]) -> Answer:
     return swell
 
 
+def unasked(message: Message) -> Parcel:
+    """An update of zeros that answers nothing, and names the coordinator as its sender and receiver."""
+    packet = from_message(message)
+    assert isinstance(packet.header, Trained)
+    common = {name: loss for name, loss in packet.header.metrics.items() if name.endswith("/T1w->T2w")}
+    zeros = {name: bytes(len(data)) for name, data in packet.arrays.items()}
+    with patch.multiple(TaskIdentity, _run_id=message.metadata.run_id, _node_id=SUPERLINK_NODE_ID, _task_id=1):
+        header = packet.header.model_copy(update={"metrics": common})
+        return honest(Message(to_records(Packet(header, zeros)), SUPERLINK_NODE_ID, KIND, ttl=3600.0))
+
+
 def _named(contents: dict[str, bytes], kind: str) -> tuple[str, bytes]:
     return next((name, content) for name, content in contents.items() if content.startswith(f"{kind} ".encode()))
 
@@ -92,7 +107,9 @@ def _same(content: bytes) -> Callable[[], bytes]:
 
 
 @contextmanager
-def rogue(port: int, hospital: Path, settings: SiteSettings, answers: Callable[[Message], list[Parcel]]) -> Iterator[Any]:
+def rogue(
+    port: int, hospital: Path, settings: SiteSettings, answers: Callable[[Message], list[Parcel]]
+) -> Iterator[Any]:
     """A thread that takes part in a site's name until the end; ``answers`` makes what it pushes after a training."""
     stop = threading.Event()
     key = serialization.load_ssh_private_key((hospital / "site.key").read_bytes(), None)
@@ -109,12 +126,16 @@ def rogue(port: int, hospital: Path, settings: SiteSettings, answers: Callable[[
                 told, tree = received
                 run = told.metadata.run_id
                 message = pull_and_inflate_object_from_tree(
-                    tree, lambda name, run=run: pull(run, name), lambda name, run=run: confirm(run, name), return_type=Message
+                    tree,
+                    lambda name, run=run: pull(run, name),
+                    lambda name, run=run: confirm(run, name),
+                    return_type=Message,
                 )
                 message.metadata.__dict__["_message_id"] = told.metadata.message_id
                 reply = answer(message, settings)
                 training = isinstance(from_message(message).header, Train)
                 for parcel in answers(reply) if training else [honest(reply)]:
+                    stop.wait(5.0)  # longer than the coordinator waits between two looks
                     wanted, session = send(parcel.message, parcel.tree, 1.0)
                     for name, content in parcel.objects.items():
                         if name in wanted:

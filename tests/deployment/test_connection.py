@@ -1,4 +1,4 @@
-"""The connection of a site is cut, or stalls, and comes back: the training ends with the same bytes, and both say it."""
+"""The connection of a site is cut, or stalls, and comes back: both say it, and the bytes are the same."""
 
 from __future__ import annotations
 

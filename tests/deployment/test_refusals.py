@@ -133,6 +133,25 @@ def test_a_wrong_update_is_refused_and_named(
     assert models.items() <= site_half(without, "south").items()
 
 
+@pytest.mark.slow
+def test_a_message_that_answers_nothing_is_no_reply(
+    config: FederationConfig, tiny: Tiny, without: Path, tmp_path: Path
+) -> None:
+    """When any reply is fetched, Flower hands out what a site sends unasked, too, without a word on who sent it."""
+
+    def spoil(letter: Letter, reply: Message) -> Message:
+        if letter.site == "south" and letter.header.kind == "train" and letter.header.round == 2:
+            reply.metadata.__dict__["_reply_to_message_id"] = ""
+        return reply
+
+    hospitals = Hospitals(tmp_path, config, tiny.prepared, spoil=spoil)
+    hospitals.serve(deadline_s=1.0)
+    name = "shared/round-0002.safetensors"
+    assert (hospitals.coordinator / name).read_bytes() == (without / name).read_bytes()
+    refused = RunDirectory(hospitals.coordinator).records("metrics.jsonl")[1]["refused"]
+    assert refused == {"south": "site south: no answer within 1 seconds"}
+
+
 # -------------------------------------------------------------------------------------------------- who may take part
 
 

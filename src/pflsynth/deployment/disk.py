@@ -30,8 +30,8 @@ class Disk:
         if free < LEAST_FREE and not self._full:
             self._full = True
             problem = (
-                f"{self._run}: its disk has {free / 1e6:.0f} MB left, and {LEAST_FREE / 1e6:.0f} are needed; make room: "
-                "until then nothing runs, and then it goes on by itself"
+                f"{self._run}: its disk has {free / 1e6:.0f} MB left, and {LEAST_FREE / 1e6:.0f} are needed: make room "
+                "for it; until then nothing runs, and then it goes on by itself"
             )
             self._make_room(problem)
             self._tell(problem)
