@@ -6,18 +6,20 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import httpx
 from cryptography.hazmat.primitives import serialization
 from flwr.app import Message
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree
+from flwr.supercore.run import RunNotRunningException
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.fleet_http_connection import http_request_response
 
@@ -117,7 +119,11 @@ def rogue(
 
     def take_part() -> None:
         address, keys = f"127.0.0.1:{port}", (key, key.public_key())  # type: ignore[union-attr]
-        with http_request_response(address, False, certificate, keys) as connection:  # type: ignore[arg-type]
+        ended = (httpx.HTTPError, RunNotRunningException)  # the coordinator is gone, or its rounds are over
+        with (
+            suppress(*ended),
+            http_request_response(address, False, certificate, keys, max_wait_time=60.0) as connection,  # type: ignore[arg-type]
+        ):
             _, receive, send, _, _, pull, push, confirm = connection
             while not stop.wait(1.0):
                 received = receive()

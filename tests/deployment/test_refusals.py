@@ -17,7 +17,7 @@ from pflsynth.config import FederationConfig
 from pflsynth.deployment.flower import ENCODING, from_message, to_records
 from pflsynth.deployment.headers import Joined
 from pflsynth.deployment.messages import SHARED, Packet
-from pflsynth.deployment.settings import CoordinatorSettings
+from pflsynth.deployment.settings import CoordinatorSettings, log_of
 from pflsynth.deployment.status import read_status
 from pflsynth.errors import ModelError, UsageError
 from pflsynth.runs import RunDirectory
@@ -230,7 +230,7 @@ def test_another_agreement_keeps_a_site_out_and_both_sides_see_where(
         "site south: it has another agreement: rounds is 2 here, 9 there; "
         "training.learning_rate is 0.001 here, 0.5 there"
     )
-    lines = [json.loads(line)["outcome"] for line in settings.log.read_text().splitlines()]
+    lines = [json.loads(line)["outcome"] for line in log_of(settings.run).read_text().splitlines()]
     assert (
         "rounds is 2 at the coordinator, 9 here; training.learning_rate is 0.001 at the coordinator, 0.5 here"
         in lines[0]
