@@ -137,7 +137,7 @@ class Hospitals(Grid):
             site = (self.nodes | self.strangers)[arrived.metadata.dst_node_id]
             letter = Letter(site, arrived)
             self.asked.append((site, letter.header.kind))
-            identity = f"{arrived.metadata.message_id}-{len(self.asked)}"
+            identity = arrived.metadata.message_id
             self._letters[identity] = letter
             identities.append(identity)
         return identities

@@ -44,13 +44,20 @@ class Machines:
     @property
     def run(self) -> Path:
         """The coordinator's run."""
-        return self.folder / "run"
+        return self.folder / "coordinator" / "run"
 
     def hospital(self, site: str) -> Path:
         return self.folder / site
 
     def site_run(self, site: str) -> Path:
         return self.hospital(site) / "run"
+
+    def send_through(self, site: str, port: int) -> None:
+        """Let a site reach the coordinator at another port of loopback, such as a relay's."""
+        site_toml = self.hospital(site) / "site.toml"
+        before = site_toml.read_text()
+        assert f'"127.0.0.1:{self.port}"' in before
+        site_toml.write_text(before.replace(f'"127.0.0.1:{self.port}"', f'"127.0.0.1:{port}"'))
 
     def start(self, name: str, *words: object) -> None:
         """Start a verb in a session of its own; its output goes to a file of that name."""
@@ -121,7 +128,7 @@ class Machines:
         verb.wait()
 
     def everything(self) -> str:
-        paths = [*self.folder.glob("*.txt"), *self.folder.rglob("*.log")]
+        paths = [*self.folder.glob("*.txt"), *self.folder.rglob("*.log"), *self.folder.rglob("*.log.jsonl")]
         return "\n".join(f"--- {path}\n{path.read_text(errors='replace')[-2000:]}" for path in paths)
 
 
@@ -152,6 +159,7 @@ def machines(folder: Path, config: FederationConfig, prepared: Path) -> Iterator
             raise
         pytest.skip(str(error))
     made = Machines(folder, config, free_port())
+    made.run.parent.mkdir()
     (folder / "federation.toml").write_bytes(toml_bytes(config.agreement()))
     for kit in make_keyring(config, folder / "keys", ["127.0.0.1"], made.port, 90):
         hospital = made.hospital(kit.site)

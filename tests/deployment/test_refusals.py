@@ -17,7 +17,7 @@ from pflsynth.config import FederationConfig
 from pflsynth.deployment.flower import ENCODING, from_message, to_records
 from pflsynth.deployment.headers import Joined
 from pflsynth.deployment.messages import SHARED, Packet
-from pflsynth.deployment.settings import CoordinatorSettings
+from pflsynth.deployment.settings import CoordinatorSettings, log_of
 from pflsynth.deployment.status import read_status
 from pflsynth.errors import ModelError, UsageError
 from pflsynth.runs import RunDirectory
@@ -133,6 +133,28 @@ def test_a_wrong_update_is_refused_and_named(
     assert models.items() <= site_half(without, "south").items()
 
 
+@pytest.mark.slow
+def test_a_message_that_answers_nothing_is_no_reply(config: FederationConfig, tiny: Tiny, tmp_path: Path) -> None:
+    """When any reply is fetched, Flower hands out what a site sends unasked, too, without a word on who sent it."""
+    unasked: list[Message] = []
+
+    def spoil(letter: Letter, reply: Message) -> Message:
+        if letter.site == "south" and letter.header.kind == "train" and not unasked:
+            packet = from_message(reply)
+            zeros = {name: bytes(len(data)) for name, data in packet.arrays.items()}
+            unasked.append(sends(Packet(packet.header, zeros), letter.message))
+            unasked[0].metadata.__dict__["_reply_to_message_id"] = ""
+            return unasked[0]
+        return reply
+
+    with_absences(tiny, tmp_path / "in process", {}, quorum=1, rounds=2)
+    hospitals = Hospitals(tmp_path / "grid", config, tiny.prepared, spoil=spoil)
+    hospitals.serve()
+    assert unasked
+    name = "shared/round-0002.safetensors"
+    assert (hospitals.coordinator / name).read_bytes() == (tmp_path / "in process" / name).read_bytes()
+
+
 # -------------------------------------------------------------------------------------------------- who may take part
 
 
@@ -211,7 +233,7 @@ def test_another_agreement_keeps_a_site_out_and_both_sides_see_where(
         "site south: it has another agreement: rounds is 2 here, 9 there; "
         "training.learning_rate is 0.001 here, 0.5 there"
     )
-    lines = [json.loads(line)["outcome"] for line in settings.log.read_text().splitlines()]
+    lines = [json.loads(line)["outcome"] for line in log_of(settings.run).read_text().splitlines()]
     assert (
         "rounds is 2 at the coordinator, 9 here; training.learning_rate is 0.001 at the coordinator, 0.5 here"
         in lines[0]

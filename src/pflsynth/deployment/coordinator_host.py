@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from pflsynth.deployment.disk import Disk
 from pflsynth.deployment.events import EventLog, Follower
 from pflsynth.deployment.flower_programs import EXECUTOR, SERVER_APP
 from pflsynth.deployment.keyring import Keyring
@@ -71,6 +72,7 @@ class CoordinatorHost:
         self._proxy = Child("proxy", proxy_command(self._work / "proxy"), self._work / "proxy", {})
         self._keepers = Keeper(self._superlink.child, self._tell), Keeper(self._proxy, self._tell)
         self._app = RoundsProcess(self._superlink, settings, self._tell)
+        self._disk = Disk(settings.run, self._tell, self._make_room)
         self._answers = self._registered = False
         self._asked = self._answered = 0.0
         self._certificate = self._ring.server_certificate.stat().st_mtime_ns
@@ -114,6 +116,8 @@ class CoordinatorHost:
         """Look after every process once; whether the training is finished."""
         superlink, proxy = self._keepers
         self._renewed()
+        if not self._disk.has_room():
+            return False
         if superlink.keep():
             self._answers = False
             self._app.lost()
@@ -135,6 +139,13 @@ class CoordinatorHost:
             self._tell(f"superlink: {failure}")
             self._restart_after(0.0, "is started again")
             return False
+
+    def _make_room(self, problem: str) -> None:
+        """End the SuperLink, and remove its database, which may be what fills the disk."""
+        self._superlink.child.stop()
+        self._superlink.remove_database()
+        self._registered = False
+        mark_stopped(self._settings.run, problem)
 
     def _answering(self) -> bool:
         """Whether the SuperLink has answered since its start; one that does not any more is started again."""

@@ -111,13 +111,15 @@ class Exchange:
     def _fetch(self, identity: str, each: _Asked, deadline_s: float) -> Reply | None:
         """The reply to one message, if it is there or its time is over."""
         try:
-            messages = list(self._grid.pull_messages([identity]))
-            if messages:
-                return self._read(each.site, messages[0])
+            for message in self._grid.pull_messages([identity]):
+                if message.metadata.reply_to_message_id == identity:  # Flower hands out what sites send unasked, too
+                    return self._read(each.site, message)
         except (httpx.HTTPError, OSError):
             raise  # Flower's server is gone: nothing that a site did
         except MessageRefused as failure:
             return self._reply(each.site, None, str(failure))
+        except MemoryError:
+            return self._reply(each.site, None, "its reply needs more memory than a reply can; it is not one of ours")
         except Exception as failure:
             return self._reply(each.site, None, f"its reply cannot be read ({type(failure).__name__})")
         if time.monotonic() < each.until:

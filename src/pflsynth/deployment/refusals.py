@@ -61,9 +61,11 @@ _CAUSES = (
         passing=True,
     ),
     _Cause(
-        r"handshake|\balert\b|eof occurred|unexpected_eof",
-        "the TLS handshake was broken off, perhaps by a firewall between",
+        r"eof occurred|unexpected_eof",
+        "it broke the TLS handshake off; what forwards to it may not reach it, or a firewall is between",
+        passing=True,
     ),
+    _Cause(r"handshake|\balert\b", "the TLS handshake was broken off, perhaps by a firewall between"),
     _Cause(
         r"name or service not known|name resolution|nodename nor servname|no address associated|getaddrinfo",
         "its host name is unknown; check coordinator in site.toml",

@@ -18,6 +18,7 @@ from pflsynth.config_files import load_config
 from pflsynth.deployment.exchange import Exchange, Reply
 from pflsynth.deployment.headers import Finish, Finished, MessageRefused, Scored, Trained, Validate
 from pflsynth.deployment.membership import Membership, Tell
+from pflsynth.deployment.memory import bounded_memory
 from pflsynth.deployment.messages import SHARED, Layout, Packet, check_agreement, pack_assignment, read_update
 from pflsynth.deployment.run_folder import open_or_create
 from pflsynth.deployment.settings import CoordinatorSettings
@@ -29,6 +30,12 @@ from pflsynth.federation.methods import method_of
 from pflsynth.runs import RunDirectory, RunState
 
 Header = TypeVar("Header", Trained, Scored, Finished)
+
+MEMORY = 2**30
+"""Bytes that the rounds may take, beside what depends on the method's shared parameters."""
+
+MEMORY_COPIES = 32
+"""Copies of what a message holds that they may take besides: in messages, in the mean, in what is written."""
 
 
 def open_run(settings: CoordinatorSettings) -> tuple[FederationConfig, RunDirectory]:
@@ -73,7 +80,8 @@ def run_server(grid: Grid, settings: CoordinatorSettings, tell: Tell = print) ->
         status = StatusFile(settings.run, trainers, config.rounds, coordinator.quorum)
         server = _Server(grid, config, coordinator, settings, status, tell)
         try:
-            return server.run()
+            with bounded_memory(_memory(coordinator)):
+                return server.run()
         except BaseException as failure:
             told = str(failure) or type(failure).__name__
             problem = told if isinstance(failure, Exception) else "the process that runs the rounds was told to stop"
@@ -266,6 +274,13 @@ class _Server:
             "sent_bytes": {site: after[site][0] - before[site][0] for site in sorted(after)},
             "received_bytes": {site: after[site][1] - before[site][1] for site in sorted(after)},
         }
+
+
+def _memory(coordinator: Coordinator) -> int:
+    """Bytes that the rounds may take: far more than they do, and no more than that."""
+    size = sum(tensor.numel() * tensor.element_size() for tensor in coordinator.shared.values())
+    held = 1 + (len(coordinator.trainers) if coordinator.method.passes_on else 0)
+    return MEMORY + MEMORY_COPIES * size * held
 
 
 def _told(record: Mapping[str, Any], costs: Mapping[str, Mapping[str, int]]) -> str:

@@ -219,7 +219,7 @@ class SiteHost:
         """Whether the site can leave: Flower gives the coordinator no answer of a site that is not connected."""
         if self._until is None:
             self._tell("stays connected until the coordinator has fetched the last answer")
-            self._until, self._knocked = now + LINGER_SECONDS, now
+            self._until, self._knocked = now + LINGER_SECONDS, 0.0  # the last knock may be older than the answer
         if now - self._knocked > LINGER_KNOCK_SECONDS:
             self._knocked = now
             self._knock()

@@ -112,7 +112,7 @@ class StatusFile:
 
 def mark_stopped(folder: Path, problem: str) -> None:
     """Say that nothing runs any more, unless the training is finished; the process that would say so may be killed."""
-    with suppress(ModelError):
+    with suppress(ModelError, OSError):  # a full disk may be the problem
         status = read_status(folder)
         if status.phase not in ("finished", "stopped"):
             status.phase, status.problem, status.time = "stopped", problem, moment()
