@@ -171,8 +171,15 @@ def _starts(process: int) -> bool:
     return b"subprocess" in (Path("/proc") / str(process) / "cmdline").read_bytes()
 
 
-def test_programs_are_known_by_their_script() -> None:
-    assert program_of(os.getpid()) in {"pytest", "-m"}, "the tests' own program"
+def test_programs_are_known_by_their_script(tmp_path: Path) -> None:
+    script = tmp_path / "a-script"
+    script.write_text("import time; time.sleep(600)")
+    for command, name in (([sys.executable, str(script)], "a-script"), (["sleep", "600"], "sleep")):
+        with subprocess.Popen(command) as process:
+            try:
+                wait(lambda process=process, name=name: program_of(process.pid) == name)
+            finally:
+                process.kill()
     assert program_of(2**22 + 1) == "", "beyond the largest identity of a process"
 
 
