@@ -78,7 +78,7 @@ def test_a_killed_process_is_started_again(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("verb", ["serve", pytest.param("north", marks=pytest.mark.soak)])
-def test_a_killed_verb_leaves_no_process_and_goes_on(
+def test_a_killed_verb_goes_on_when_it_is_started_again(
     config: FederationConfig, tiny: Tiny, tmp_path: Path, expected: bytes, verb: str
 ) -> None:
     with machines(tmp_path, config, tiny.prepared) as made:
@@ -87,7 +87,6 @@ def test_a_killed_verb_leaves_no_process_and_goes_on(
         made.wait("the first round", lambda: made.whole_rounds() == 1)
         made.wait("the second round's training", lambda: bool(made.processes("north", "flwr-clientapp")))
         made.kill_verb(verb)
-        made.wait("the end of all that it started", lambda: not made.processes(verb, ""))
         if verb == "serve":
             made.serve()
         else:

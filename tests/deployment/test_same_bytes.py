@@ -208,8 +208,8 @@ def test_the_passed_on_updates_survive_a_stop(tiny: Tiny, tmp_path: Path) -> Non
 def test_a_site_ends_with_a_run_that_evaluate_and_synthesize_take(
     served: Hospitals, trained: Path, tiny: Tiny, tmp_path: Path
 ) -> None:
-    of_all = {score for score in evaluate_run(trained, "test") if score.site == "south"}
-    assert set(evaluate_run(served.run_of("south"), "test")) == of_all
+    of_all = {score for score in evaluate_run(trained, "test").scores if score.site == "south"}
+    assert set(evaluate_run(served.run_of("south"), "test").scores) == of_all
     assert open_personalised(served.run_of("south"), "south").sha256 == open_personalised(trained, "south").sha256
     source = next((tiny.folder / "data" / "south").rglob("*_T1w.nii.gz"))
     words = ("--run", served.run_of("south"), "--site", "south", "--task", "T1w:T2w")
