@@ -16,10 +16,10 @@ demo: $(INSTALLED)
 	$(BIN)/pflsynth demo --out demo --force
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not soak"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not soak"
 
 test-fast: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not soak and not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not soak and not slow"
 
 soak: $(INSTALLED)
 	$(BIN)/python -m pytest -m soak

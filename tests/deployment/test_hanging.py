@@ -64,7 +64,7 @@ def test_a_site_that_hangs_in_its_training_is_left_out_until_it_goes_on(tiny: Ti
         print(refusals(made, "north"))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")  # within Flower, where it builds the app
 def test_rounds_that_hang_are_noticed_and_go_on(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = changed(tiny.config, rounds=2, quorum=1)

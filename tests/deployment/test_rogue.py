@@ -28,11 +28,12 @@ def settings(made: Machines, site: str) -> SiteSettings:
     return SiteSettings(hospital / "site.toml", site, hospital / "prepared", made.site_run(site))
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     "swell",
     [
-        pytest.param(swollen(1, [0] * 2000), id="10 GB of one piece", marks=pytest.mark.slow),
-        pytest.param(swollen(300, range(300)), id="1.5 GB", marks=pytest.mark.soak),
+        pytest.param(swollen(1, [0] * 2000), id="10 GB of one piece"),
+        pytest.param(swollen(300, range(300)), id="1.5 GB"),
     ],
 )
 def test_a_huge_reply_is_refused(tiny: Tiny, tmp_path: Path, swell: Answer) -> None:

@@ -34,7 +34,7 @@ def twin(made: Machines) -> Path:
     return copy / "site.toml"
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_second_with_one_key_is_refused_and_the_first_goes_on(
     config: FederationConfig, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
