@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: install demo test test-fast soak check clean
 
@@ -16,10 +17,10 @@ demo: $(INSTALLED)
 	$(BIN)/pflsynth demo --out demo --force
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not soak"
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not soak"
 
 test-fast: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not soak and not slow"
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not soak and not slow"
 
 soak: $(INSTALLED)
 	$(BIN)/python -m pytest -m soak

@@ -53,7 +53,7 @@ def check_whole(run: Path) -> None:
         load_tensors(path, "shared" if path.parent.name == "shared" else path.name.partition("-")[0])
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_site_whose_disk_is_full_misses_a_round_and_is_welcomed_back(tiny: Tiny, tmp_path: Path) -> None:
     config = changed(tiny.config, rounds=4, quorum=1)
     with machines(tmp_path, config, tiny.prepared) as made:
@@ -84,7 +84,7 @@ def test_a_site_whose_disk_is_full_misses_a_round_and_is_welcomed_back(tiny: Tin
             assert (run / name).read_bytes() == (tmp_path / "in process" / name).read_bytes()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_coordinator_whose_disk_is_full_stops_and_goes_on_when_it_has_room(tiny: Tiny, tmp_path: Path) -> None:
     config = changed(tiny.config, rounds=2)
     train(config, tiny.prepared, tmp_path / "in process")

@@ -58,7 +58,7 @@ def check_end(made: Machines, expected: bytes) -> None:
     ("whose", "program"),
     [
         ("north", "flwr-clientapp"),
-        ("serve", "flwr-serverapp"),
+        pytest.param("serve", "flwr-serverapp", marks=pytest.mark.soak),
         pytest.param("north", "flower-supernode", marks=pytest.mark.soak),
         pytest.param("serve", "flower-superlink", marks=pytest.mark.soak),
         pytest.param("serve", "nginx", marks=pytest.mark.soak),
@@ -140,7 +140,7 @@ def test_a_renewed_certificate_is_taken_up(config: FederationConfig, tiny: Tiny,
         made.wait("the coordinator again", lambda: answers(made))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")  # within Flower, where it builds the app
 def test_a_superlink_that_hangs_is_started_again(
     config: FederationConfig, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -32,7 +32,7 @@ from .real import Machines, machines
 from .relay import relay
 from .test_same_bytes import prepare
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("capture")]  # one capture for all
+pytestmark = pytest.mark.slow
 
 OF_EVERY_REQUEST = {"host", "accept-encoding"}
 OF_A_SUPERNODE = OF_EVERY_REQUEST | {
