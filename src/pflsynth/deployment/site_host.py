@@ -108,6 +108,7 @@ class SiteHost:
         self.config = check_site(settings)
         self._work = work_of(settings.run)
         folder = self._work / "supernode"
+        self._port, self._answered = free_port(), 0.0
         command: list[str | Path] = [
             flower_program("flower-supernode"),
             "--superlink",
@@ -119,10 +120,9 @@ class SiteHost:
             "--host",
             LOOPBACK,
             "--port",
-            str(port := free_port()),
+            str(self._port),
         ]
         own = {SITE_VARIABLE: str(self._work / "site.json")}
-        self._port, self._answered = port, 0.0
         self._node = Child("supernode", command, folder, flower_environment(folder / "home", own))
         self._keeper = Keeper(self._node, self._tell, self._why_ended, most_s=AGAIN_SECONDS)
         self._said = Follower(self._node.log)
