@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import pytest
+from .missing import missing
 
 
 @dataclass
@@ -38,9 +38,9 @@ def open_page(path: Path | str, width: int = 1440, height: int = 900) -> Iterato
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
-        _no_browser("no playwright; install the extra dev")
+        missing("no playwright; install the extra dev")
     if not chromium:
-        _no_browser("no Chromium; install it, or set PFLSYNTH_CHROMIUM to its program")
+        missing("no Chromium; install it, or set PFLSYNTH_CHROMIUM to its program")
     address = path if isinstance(path, str) else path.resolve().as_uri()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
@@ -58,9 +58,3 @@ def open_page(path: Path | str, width: int = 1440, height: int = 900) -> Iterato
             yield opened
         finally:
             browser.close()
-
-
-def _no_browser(message: str) -> NoReturn:
-    if os.environ.get("CI") == "true":
-        pytest.fail(message)
-    pytest.skip(message)

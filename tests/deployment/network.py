@@ -20,8 +20,10 @@ from pathlib import Path
 import pytest
 
 from pflsynth.deployment.certificates import Credential, make_authority, make_server_certificate
-from pflsynth.deployment.proxy import Limits, ProxySettings, check_config, proxy_command, write_config
+from pflsynth.deployment.proxy import Limits, ProxySettings, check_config, nginx_program, proxy_command, write_config
 from pflsynth.errors import UsageError
+
+from ..missing import missing
 
 
 def free_port() -> int:
@@ -141,6 +143,14 @@ def backend(certificate: tuple[Path, Path] | None, host: str = "127.0.0.1") -> I
         server.server_close()
 
 
+def nginx_or_skip() -> None:
+    """Without nginx the test is skipped, but fails where CI=true."""
+    try:
+        nginx_program()
+    except UsageError as error:
+        missing(str(error))
+
+
 @contextmanager
 def proxy(
     folder: Path,
@@ -151,17 +161,13 @@ def proxy(
     host: str = "127.0.0.1",
 ) -> Iterator[int]:
     """nginx with our configuration in front of a port; yields its own. Skips without nginx, but fails where CI=true."""
+    nginx_or_skip()
     port = free_port()
     settings = ProxySettings(
         f"{host}:{port}", f"127.0.0.1:{superlink}", *server, hosts.ca, limits or Limits.for_sites(4)
     )
     write_config(folder, settings)
-    try:
-        check_config(folder)
-    except UsageError as error:
-        if "not installed" not in str(error) or os.environ.get("CI") == "true":
-            raise
-        pytest.skip(str(error))
+    check_config(folder)
     with running(proxy_command(folder), folder / "stderr.log", dict(os.environ)):
         wait_until(lambda: listens(host, port), "nginx")
         yield port

@@ -8,39 +8,17 @@ import pytest
 
 from pflsynth.config import FederationConfig
 
-from ..tiny import Tiny, changed, train
-from .real import Machines, machines
+from ..tiny import Tiny
+from .real import Machines, check_end, machines
 from .relay import relay
 
 GONE = "goes on trying"
 BACK = "is there again"
 
 
-@pytest.fixture(scope="module")
-def config(tiny: Tiny) -> FederationConfig:
-    """Two rounds, each with both sites."""
-    return changed(tiny.config, rounds=2)
-
-
-@pytest.fixture(scope="module")
-def expected(config: FederationConfig, tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The shared parameters that training in one process ends with."""
-    run = tmp_path_factory.mktemp("in-process") / "run"
-    train(config, tiny.prepared, run)
-    return (run / "shared" / "round-0002.safetensors").read_bytes()
-
-
 def training(made: Machines, site: str) -> bool:
     """Whether a site does what it was asked."""
     return bool(made.processes(site, "flwr-clientapp"))
-
-
-def check_end(made: Machines, expected: bytes) -> None:
-    for name in ("serve", *made.config.participants):
-        assert made.end(name) == 0, made.everything()
-    assert (made.run / "shared" / "round-0002.safetensors").read_bytes() == expected
-    for site in made.config.participants:
-        assert (made.site_run(site) / "sites" / site / "personalised-0002.safetensors").is_file()
 
 
 @pytest.mark.slow

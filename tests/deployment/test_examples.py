@@ -14,6 +14,7 @@ import pytest
 from pflsynth.runs import RunDirectory
 
 from ..tiny import Tiny, pflsynth, results
+from .network import nginx_or_skip
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "deployment"
 
@@ -22,8 +23,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples" / "deployment"
 def test_a_coordinator_and_its_sites_on_one_machine_give_the_bytes_of_one_process(
     tiny: Tiny, trained: Path, tmp_path: Path
 ) -> None:
-    if shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin") is None:
-        pytest.skip("nginx is not installed")
+    nginx_or_skip()
     out = tmp_path / "out"
     script = [sys.executable, EXAMPLES / "one_machine.py", tiny.path, "--data-root", tiny.folder / "data", "--out", out]
     ended = subprocess.run(script, capture_output=True, text=True, check=False, timeout=900)

@@ -25,32 +25,8 @@ from pflsynth.deployment.refusals import knock
 from pflsynth.deployment.settings import CoordinatorSettings, work_of
 from pflsynth.errors import NetworkError
 
-from ..tiny import Tiny, changed, train
-from .real import Machines, in_thread, machines
-
-
-@pytest.fixture(scope="module")
-def config(tiny: Tiny) -> FederationConfig:
-    return changed(tiny.config, rounds=2)
-
-
-@pytest.fixture(scope="module")
-def expected(config: FederationConfig, tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The shared parameters that training in one process ends with."""
-    run = tmp_path_factory.mktemp("in-process") / "run"
-    train(config, tiny.prepared, run)
-    return (run / "shared" / "round-0002.safetensors").read_bytes()
-
-
-def check_end(made: Machines, expected: bytes) -> None:
-    """Every verb ends well, the bytes are those of one process, every site has its model, and nothing is left."""
-    assert made.end("serve") == 0, made.everything()
-    assert (made.run / "shared" / "round-0002.safetensors").read_bytes() == expected
-    for site in made.config.participants:
-        assert made.end(site) == 0, made.everything()
-        assert (made.site_run(site) / "sites" / site / "personalised-0002.safetensors").is_file()
-    assert members(made.folder) == []
-    assert list(made.folder.rglob("superlink.db*")) == []
+from ..tiny import Tiny
+from .real import Machines, check_end, in_thread, machines
 
 
 @pytest.mark.slow

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from pflsynth.deployment.proxy import nginx_program
-from pflsynth.errors import UsageError
+from .network import nginx_or_skip
 
 DRIVER = Path(__file__).parents[2] / "benchmarks" / "federation_scale.py"
 
 
 @pytest.mark.slow
 def test_two_small_sites_are_measured(tmp_path: Path) -> None:
-    try:
-        nginx_program()
-    except UsageError as error:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(str(error))
+    nginx_or_skip()
     command = [sys.executable, DRIVER, "--out", tmp_path, "--rounds", "2", "--processes", "1", "2:8:1"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert ended.returncode == 0, ended.stderr

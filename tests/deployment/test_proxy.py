@@ -6,7 +6,6 @@ Here a recording server stands in the SuperLink's place; :mod:`tests.deployment.
 from __future__ import annotations
 
 import http.client
-import os
 import socket
 import ssl
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from pflsynth.deployment.proxy import FLEET_PATHS, Limits, ProxySettings, nginx_
 from pflsynth.deployment.refusals import knock
 from pflsynth.errors import NetworkError, UsageError
 
-from .network import Backend, Hosts, backend, free_port, new_hosts, proxy
+from .network import Backend, Hosts, backend, free_port, new_hosts, nginx_or_skip, proxy
 
 WELCOME = {f"POST {path}" for path in FLEET_PATHS} | {"GET /health", "HEAD /health"}
 
@@ -285,12 +284,3 @@ def test_without_nginx(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.shutil, "which", lambda *words, **more: None)
     with pytest.raises(UsageError, match=r"nginx is not installed, and only it faces the network.*apt install nginx"):
         nginx_program()
-
-
-def nginx_or_skip() -> None:
-    try:
-        nginx_program()
-    except UsageError as error:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(str(error))

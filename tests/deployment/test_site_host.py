@@ -83,6 +83,27 @@ class Hospital:
     def host(self) -> SiteHost:
         return SiteHost(*site_settings(load_config(self.site_toml)), self.told.append)
 
+    def lose_and_find(self, word: str) -> SiteHost:
+        """Join; the coordinator goes away when ``word`` is told, and is there again when that was told."""
+
+        class Found(Exception):  # noqa: N818
+            """Ends the verb in the test."""
+
+        def tell(text: str) -> None:
+            self.told.append(text)
+            if word in text:
+                self.server.status = 502
+            if "goes on trying" in text:
+                self.server.status = 200
+            if "is there again" in text:
+                raise Found
+
+        host = self.host()
+        host._tell = host._keeper._tell = tell
+        with pytest.raises(Found):
+            host.join()
+        return host
+
     def change(self, before: str, after: str) -> None:
         text = self.site_toml.read_text()
         assert before in text
@@ -168,23 +189,7 @@ def test_a_lost_and_found_coordinator_is_told_of_once(
 ) -> None:
     monkeypatch.setattr(site_host, "KNOCK_SECONDS", 0.02)
     supernode("import time\nprint('SuperNode ID: 7', flush=True)\ntime.sleep(600)")
-    host = hospital.host()
-
-    class Found(Exception):  # noqa: N818
-        """Ends the verb in the test."""
-
-    def tell(text: str) -> None:
-        hospital.told.append(text)
-        if "connected" in text:
-            hospital.server.status = 502
-        if "goes on trying" in text:
-            hospital.server.status = 200
-        if "is there again" in text:
-            raise Found
-
-    host._tell = tell
-    with pytest.raises(Found):
-        host.join()
+    hospital.lose_and_find("connected")
     assert len(hospital.told) == 3
     assert "its proxy answers, but the SuperLink behind it does not" in hospital.told[1]
     assert members(work_of(hospital.run)) == []
@@ -233,23 +238,7 @@ def test_a_refused_site_whose_coordinator_goes_away_is_not_refused(
     monkeypatch.setattr(site_host, "REFUSED_SECONDS", 0.3)
     monkeypatch.setattr(site_host, "KNOCK_SECONDS", 0.05)
     supernode(REFUSED_ONCE)
-    host = hospital.host()
-
-    class Found(Exception):  # noqa: N818
-        """Ends the verb in the test."""
-
-    def tell(text: str) -> None:
-        hospital.told.append(text)
-        if "it has no site with this key" in text:
-            hospital.server.status = 502
-        if "goes on trying" in text:
-            hospital.server.status = 200
-        if "is there again" in text:
-            raise Found
-
-    host._tell = host._keeper._tell = tell
-    with pytest.raises(Found):
-        host.join()
+    host = hospital.lose_and_find("it has no site with this key")
     assert host._refused_since is None
     assert len(hospital.told) == 3
 
