@@ -474,7 +474,7 @@ def test_a_folder_without_comparison(tmp_path: Path) -> None:
         ),
         (
             {"costs": {"fedgan": {"megabytes": {"north": 1}, "steps": {"north": 1}, "slices": {}}}},
-            "megabytes, received, steps and slices are not of the same trainers",
+            "megabytes, received, shared, steps and slices are not of the same trainers",
         ),
         (
             {
@@ -482,7 +482,7 @@ def test_a_folder_without_comparison(tmp_path: Path) -> None:
                     "fedgan": {"megabytes": {"north": 1}, "received": {}, "steps": {"north": 1}, "slices": {"north": 1}}
                 }
             },
-            "megabytes, received, steps and slices are not of the same trainers",
+            "megabytes, received, shared, steps and slices are not of the same trainers",
         ),
     ],
 )
