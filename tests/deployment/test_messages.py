@@ -43,6 +43,7 @@ from pflsynth.deployment.messages import (
 from pflsynth.federation.aggregate import Update
 from pflsynth.federation.coordinator import Assignment
 from pflsynth.federation.methods import method_of
+from pflsynth.federation.update_encoding import encode
 
 from ..tiny import Tiny, changed, initial_shared
 
@@ -251,6 +252,24 @@ def test_another_update_is_refused(
     header: Any = packet.header.model_copy(update=change)
     with pytest.raises(MessageRefused, match=sentence):
         read_update(header, packet.arrays, assignment, "south", fedmri)
+
+
+@pytest.mark.parametrize("encoding", ["bfloat16", "int8"])
+def test_an_encoded_update_comes_back(fedmri: FederationConfig, assignment: Assignment, encoding: Any) -> None:
+    config = changed(fedmri, updates={"encoding": encoding})
+    trained = {name: tensor * 1.01 for name, tensor in assignment.shared.items()}
+    sent, _ = encode(encoding, trained, assignment.shared, {})
+    packet = pack_update(replace(an_update(assignment), tensors=sent), 1, HASH)
+    assert len(packet.arrays[SHARED]) == round(1e6 * method_of(config).sent_megabytes(config, "south"))
+    found = read_update(packet.header, packet.arrays, assignment, "south", config)  # type: ignore[arg-type]
+    assert found.tensors.keys() == sent.keys()
+    for name, tensor in sent.items():
+        assert found.tensors[name].dtype == tensor.dtype
+        assert torch.equal(found.tensors[name], tensor)
+    with pytest.raises(MessageRefused, match="other names, shapes or types"):
+        read_update(packet.header, packet.arrays, assignment, "south", fedmri)  # type: ignore[arg-type]
+    with pytest.raises(MessageRefused, match=r"its array has \d+ bytes, wanted \d+"):
+        read_update(packet.header, {SHARED: packet.arrays[SHARED][:-1]}, assignment, "south", config)  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------------------------------------------- Flower's records

@@ -17,11 +17,17 @@ from .grid import Hospitals
 from .test_same_bytes import prepare
 
 
-@pytest.fixture(scope="module")
-def watched(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Hospitals:
+@pytest.fixture(scope="module", params=["float32", "int8"])
+def watched(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Hospitals:
     """A training with validation, of which every reply was kept as it went over the wire."""
     folder = tmp_path_factory.mktemp("watched")
-    config = changed(tiny.config, rounds=2, split={"validation": 0.3}, training={"validate_every": 1})
+    config = changed(
+        tiny.config,
+        rounds=2,
+        split={"validation": 0.3},
+        training={"validate_every": 1},
+        updates={"encoding": request.param},
+    )
     prepare(config, folder / "prepared")
     hospitals = Hospitals(folder, config, folder / "prepared")
     hospitals.serve()
@@ -72,19 +78,21 @@ def test_no_row_of_an_image(watched: Hospitals) -> None:
 
 @pytest.mark.slow
 def test_no_private_number(watched: Hospitals) -> None:
-    """No run of eight numbers of a private tensor: images and networks are sent as they are, or not at all."""
-    from pflsynth.federation.checkpoint import OPTIMIZER
+    """No run of eight numbers of a private tensor, what updates lacked among them."""
+    from pflsynth.federation.checkpoint import OPTIMIZER, RESIDUAL
     from pflsynth.files import load_tensors
 
-    sent, looked = b"".join(data for _, data in watched.sent), 0
+    sent, looked, residuals = b"".join(data for _, data in watched.sent), 0, 0
     for site in ("north", "south"):
         for path in (watched.run_of(site) / "sites" / site).glob("private-*"):
             for name, tensor in load_tensors(path, "private")[0].items():
                 flat = tensor.flatten()[:8]
                 if len(flat.unique()) == 8 and not name.startswith(OPTIMIZER):
                     looked += 1
+                    residuals += name.startswith(RESIDUAL)
                     assert flat.numpy().tobytes() not in sent
-    assert looked > 20
+    assert looked - residuals > 20
+    assert residuals > 20 or watched.config.updates.encoding == "float32"
 
 
 @pytest.mark.slow
@@ -102,8 +110,7 @@ def test_headers_hold_counts_and_the_agreed_metrics(watched: Hospitals) -> None:
             tasks = {str(task) for task in watched.config.sites[site].tasks}
             losses = {f"{loss}/{task}" for loss in ("l1", "adversarial", "discriminator") for task in tasks}
             assert header.metrics.keys() == losses
-            shared = method_of(watched.config).initial_shared(watched.config, site)
-            tensors = 4 * sum(tensor.numel() for tensor in shared.values())
+            tensors = 1e6 * method_of(watched.config).sent_megabytes(watched.config, site)
             assert tensors < len(data) < tensors + 4000, "hardly more than the shared tensors"
         else:
             assert len(data) < 2000
@@ -113,13 +120,13 @@ def test_headers_hold_counts_and_the_agreed_metrics(watched: Hospitals) -> None:
 @pytest.mark.slow
 def test_the_bytes_of_every_round_are_recorded(watched: Hospitals) -> None:
     lines = [json.loads(line) for line in (watched.coordinator / "timings.jsonl").read_text().splitlines()]
-    tensors = 4 * sum(
-        tensor.numel() for tensor in method_of(watched.config).initial_shared(watched.config, "north").values()
-    )
+    method = method_of(watched.config)
+    update = 1e6 * method.sent_megabytes(watched.config, "north")
+    shared = 1e6 * method.shared_megabytes(watched.config, "north")
     for line in lines:
         assert line.keys() == {"round", "seconds", "peak_memory_mb", "sent_bytes", "received_bytes"}
-        assert tensors < line["received_bytes"]["north"] < tensors + 2000
-        assert 2 * tensors < line["sent_bytes"]["north"] < 2 * tensors + 6000, "to train, and to validate"
+        assert update < line["received_bytes"]["north"] < update + 2000
+        assert 2 * shared < line["sent_bytes"]["north"] < 2 * shared + 6000, "to train, and to validate"
     status = watched.status()
     assert (status["phase"], status["round"], status["waiting_for"]) == ("finished", 2, [])
     for told in status["sites"].values():

@@ -29,8 +29,9 @@ class Cost(BaseModel):
 
     @model_validator(mode="after")
     def _of_the_same_trainers(self) -> Cost:
-        megabytes = [told for told in (self.received, self.shared) if told is not None]
-        if any(told.keys() != self.megabytes.keys() for told in (*megabytes, self.steps, self.slices)):
+        trainers = {frozenset(self.megabytes), frozenset(self.steps), frozenset(self.slices)}
+        trainers |= {frozenset(told) for told in (self.received, self.shared) if told is not None}
+        if len(trainers) > 1:
             raise ValueError("megabytes, received, shared, steps and slices are not of the same trainers")
         return self
 
