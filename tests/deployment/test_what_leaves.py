@@ -92,7 +92,7 @@ def test_no_private_number(watched: Hospitals) -> None:
                     residuals += name.startswith(RESIDUAL)
                     assert flat.numpy().tobytes() not in sent
     assert looked - residuals > 20
-    assert residuals > 20 or watched.config.updates.encoding == "float32"
+    assert (residuals > 10) == (watched.config.updates.encoding == "int8")
 
 
 @pytest.mark.slow
