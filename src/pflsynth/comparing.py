@@ -215,6 +215,7 @@ def _cost(config: FederationConfig, prepared: Path, seconds: Mapping[int, float]
     return Cost(
         megabytes={site.name: method.sent_megabytes(config, site.name) for site in sites},
         received={site.name: method.received_megabytes(config, site.name) for site in sites},
+        shared={site.name: method.shared_megabytes(config, site.name) for site in sites},
         steps={site.name: site.steps_per_round for site in sites},
         slices={site.name: site.slices for site in sites},
         seconds=dict(seconds),

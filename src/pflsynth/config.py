@@ -23,6 +23,7 @@ from pflsynth.config_sections import (
     SplitConfig,
     Strict,
     TrainingConfig,
+    UpdatesConfig,
 )
 
 CONTRASTS = ("T1w", "T1ce", "T2w", "PDw", "FLAIR")
@@ -103,6 +104,7 @@ class FederationConfig(Strict):
     intensity: IntensityConfig = IntensityConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
+    updates: UpdatesConfig = UpdatesConfig()
     sites: dict[Annotated[str, Field(pattern=_NAME)], SiteConfig] = Field(min_length=1)
 
     data_root: Path = Field(Path(), strict=False, description="folder of the sites' data (local)")
@@ -173,8 +175,13 @@ class FederationConfig(Strict):
         return self.data_root / (data if data is not None else site)
 
     def agreement(self) -> dict[str, Any]:
-        """The resolved agreement without local keys, as plain JSON values."""
+        """The resolved agreement without local keys, as plain JSON values.
+
+        ``updates`` is in it only where it is not the default: it came later than agreements whose hash must stay.
+        """
         content = self.model_dump(mode="json", exclude=set(LOCAL_KEYS))
+        if self.updates == UpdatesConfig():
+            del content["updates"]
         for site in content["sites"].values():
             for key in SITE_LOCAL_KEYS:
                 del site[key]

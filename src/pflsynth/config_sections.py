@@ -11,6 +11,10 @@ Spacing = Annotated[
 ]
 
 
+Encoding = Literal["float32", "bfloat16", "int8"]
+"""How an update is written: see :mod:`pflsynth.federation.update_encoding`."""
+
+
 class Strict(BaseModel):
     """Base of all configuration sections: frozen, no unknown keys, and no types but the wanted ones.
 
@@ -132,3 +136,11 @@ class TrainingConfig(Strict):
         if self.select == "validation" and self.validate_every == 0:
             raise ValueError('select = "validation" needs validate_every to be 1 or more')
         return self
+
+
+class UpdatesConfig(Strict):
+    """How sites write the updates that they send."""
+
+    encoding: Encoding = Field(
+        "float32", description="bfloat16, int8: rounded differences; what rounding took is kept and sent later"
+    )

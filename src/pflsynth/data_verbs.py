@@ -43,10 +43,15 @@ def check(
     if html is not None and html.exists() and not force:
         raise UsageError(f"{html}: exists already; choose another --html or overwrite with --force")
     loaded = load_config(config, overrides or (), data_root)
-    method_of(loaded.federation)
+    method = method_of(loaded.federation)
     terminal = Terminal(as_json)
     agreement = loaded.federation.agreement_sha256()
     terminal.finding("ok", f"{config}: agreement {agreement[:12]}")
+    trainers = () if method.central else method.trainers(loaded.federation)
+    sent = {name: method.sent_megabytes(loaded.federation, name) for name in trainers}
+    if sent:
+        encoding = loaded.federation.updates.encoding
+        terminal.finding("ok", f"a site sends at most {max(sent.values()):.1f} MB after a round ({encoding})")
     checks = []
     with terminal.progress() as bar:
         for site in loaded.sites:
@@ -65,6 +70,7 @@ def check(
     terminal.document(
         {
             "agreement_sha256": agreement,
+            "sent_megabytes": sent,
             "ok": wrong == 0,
             "wrong": wrong,
             "suspicious": suspicious,

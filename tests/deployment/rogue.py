@@ -62,7 +62,7 @@ def swollen(pieces: int, order: Sequence[int]) -> Answer:
         parcel = honest(message)
         contents = {name: content() for name, content in parcel.objects.items()}
         chunks = {hashlib.sha256(piece(number)()).hexdigest(): piece(number) for number in range(pieces)}
-        about = {"dtype": "float32", "shape": [0], "stype": ENCODING, "arraychunk_ids": list(order)}
+        about = {"dtype": "uint8", "shape": [0], "stype": ENCODING, "arraychunk_ids": list(order)}
         replaced = _named(contents, "ArrayChunk")[0]
         old, _ = _named(contents, "Array")
         content = _object("Array", tuple(chunks), json.dumps(about, separators=(",", ":")).encode())

@@ -44,6 +44,7 @@ from pflsynth.deployment.messages import (
 from pflsynth.federation.aggregate import Update
 from pflsynth.federation.coordinator import Assignment
 from pflsynth.federation.methods import method_of
+from pflsynth.federation.update_encoding import encode
 
 from ..tiny import Tiny, changed, initial_shared
 
@@ -65,11 +66,11 @@ def message(records: RecordDict) -> Message:
 # ------------------------------------------------------------------------------------------------------- flat arrays
 
 
-def test_a_layout_is_names_in_order_with_their_shapes() -> None:
+def test_a_layout_is_names_in_order_with_their_shapes_and_types() -> None:
     tensors = {"b": torch.tensor([[1.0, 2.0]]), "a": torch.tensor(3.0)}
     layout = Layout.of(tensors)
-    assert layout.shapes == (("a", ()), ("b", (1, 2)))
-    assert layout.numbers == 3
+    assert layout.parts == (("a", (), torch.float32), ("b", (1, 2), torch.float32))
+    assert layout.size == 12
     assert layout.pack(tensors) == np.array([3.0, 1.0, 2.0], "<f4").tobytes()
     assert layout.sha256 == Layout.of(dict(reversed(tensors.items()))).sha256
 
@@ -80,12 +81,13 @@ def test_a_layout_is_names_in_order_with_their_shapes() -> None:
         {"a": torch.zeros(()), "b": torch.zeros(2, 1)},
         {"a": torch.zeros(()), "c": torch.zeros(1, 2)},
         {"a": torch.zeros(()), "b": torch.zeros(1, 2), "c": torch.zeros(0)},
+        {"a": torch.zeros(()), "b": torch.zeros(1, 2, dtype=torch.bfloat16)},
     ],
 )
-def test_another_name_or_shape_is_another_layout(other: dict[str, torch.Tensor]) -> None:
+def test_another_name_shape_or_type_is_another_layout(other: dict[str, torch.Tensor]) -> None:
     layout = Layout.of({"a": torch.zeros(()), "b": torch.zeros(1, 2)})
     assert layout.sha256 != Layout.of(other).sha256
-    with pytest.raises(MessageRefused, match="other names or shapes"):
+    with pytest.raises(MessageRefused, match="other names, shapes or types"):
         layout.unpack(Layout.of(other).sha256, bytes(12))
 
 
@@ -238,7 +240,7 @@ def test_an_update_comes_back(fedmri: FederationConfig, assignment: Assignment) 
     [
         ({"round": 1}, "it is an update of round 1, and this is round 2"),
         ({"base": 2}, "it started from round 2, and was told to from round 1"),
-        ({"layout": HASH}, "other names or shapes"),
+        ({"layout": HASH}, "other names, shapes or types"),
         ({"metrics": {"l1/FLAIR->T1w": 1.0}}, "not of one of its tasks"),
         ({"metrics": {"/data/sub-01/T1w->T2w": 1.0}}, "not of one of its tasks"),
         ({"metrics": {f"loss {index}/T1w->T2w": 1.0 for index in range(1001)}}, "not of one of its tasks"),
@@ -251,6 +253,24 @@ def test_another_update_is_refused(
     header: Any = packet.header.model_copy(update=change)
     with pytest.raises(MessageRefused, match=sentence):
         read_update(header, packet.arrays, assignment, "south", fedmri)
+
+
+@pytest.mark.parametrize("encoding", ["bfloat16", "int8"])
+def test_an_encoded_update_comes_back(fedmri: FederationConfig, assignment: Assignment, encoding: Any) -> None:
+    config = changed(fedmri, updates={"encoding": encoding})
+    trained = {name: tensor * 1.01 for name, tensor in assignment.shared.items()}
+    sent, _ = encode(encoding, trained, assignment.shared, {})
+    packet = pack_update(replace(an_update(assignment), tensors=sent), 1, HASH)
+    assert len(packet.arrays[SHARED]) == round(1e6 * method_of(config).sent_megabytes(config, "south"))
+    found = read_update(packet.header, packet.arrays, assignment, "south", config)  # type: ignore[arg-type]
+    assert found.tensors.keys() == sent.keys()
+    for name, tensor in sent.items():
+        assert found.tensors[name].dtype == tensor.dtype
+        assert torch.equal(found.tensors[name], tensor)
+    with pytest.raises(MessageRefused, match="other names, shapes or types"):
+        read_update(packet.header, packet.arrays, assignment, "south", fedmri)  # type: ignore[arg-type]
+    with pytest.raises(MessageRefused, match=r"its array has \d+ bytes, wanted \d+"):
+        read_update(packet.header, {SHARED: packet.arrays[SHARED][:-1]}, assignment, "south", config)  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------------------------------------------- Flower's records
@@ -276,9 +296,9 @@ def flower(array: Array) -> RecordDict:
         RecordDict({HEADER: ConfigRecord({HEADER: "{}", "more": 1}), ARRAYS: ArrayRecord()}),
         RecordDict({HEADER: ConfigRecord({HEADER: "{}"}), ARRAYS: ArrayRecord(), "more": ConfigRecord()}),
         flower(Array(np.zeros(2, np.float32))),
-        flower(Array(dtype="float64", shape=(2,), stype=ENCODING, data=bytes(8))),
-        flower(Array(dtype="float32", shape=(2,), stype=ENCODING, data=bytes(9))),
-        flower(Array(dtype="float32", shape=(1, 2), stype=ENCODING, data=bytes(8))),
+        flower(Array(dtype="float32", shape=(8,), stype=ENCODING, data=bytes(8))),
+        flower(Array(dtype="uint8", shape=(8,), stype=ENCODING, data=bytes(9))),
+        flower(Array(dtype="uint8", shape=(1, 8), stype=ENCODING, data=bytes(8))),
     ],
 )
 def test_other_records_are_refused(records: RecordDict) -> None:
@@ -287,10 +307,10 @@ def test_other_records_are_refused(records: RecordDict) -> None:
 
 
 def test_a_claim_of_ten_gigabytes_is_refused_before_anything_is_allocated() -> None:
-    claim = message(flower(Array(dtype="float32", shape=(2_500_000_000,), stype=ENCODING, data=bytes(400))))
+    claim = message(flower(Array(dtype="uint8", shape=(10_000_000_000,), stype=ENCODING, data=bytes(400))))
     tracemalloc.start()
     try:
-        with pytest.raises(MessageRefused, match=r"claims the shape \(2500000000,\) and has 400 bytes"):
+        with pytest.raises(MessageRefused, match=r"claims the shape \(10000000000,\) and has 400 bytes"):
             from_message(claim)
         assert tracemalloc.get_traced_memory()[1] < 10**6
     finally:

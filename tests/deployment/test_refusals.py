@@ -72,7 +72,7 @@ def records(*parts: Any) -> Change:
 def claim(packet: Packet, request: Message) -> Message:
     """Ten gigabytes, of which four hundred bytes are there."""
     content = to_records(Packet(packet.header))
-    array = Array(dtype="float32", shape=(2_500_000_000,), stype=ENCODING, data=bytes(400))
+    array = Array(dtype="uint8", shape=(10_000_000_000,), stype=ENCODING, data=bytes(400))
     content["arrays"] = ArrayRecord({SHARED: array})
     return Message(content, reply_to=request)
 
@@ -94,9 +94,9 @@ CASES: dict[str, tuple[Change, str]] = {
     "NaN": (numbers(nan_at_five), "holds NaN, Inf or no floating-point numbers"),
     "far": (numbers(lambda flat: flat + 100), "is the farthest that is plausible"),
     "old round": (header(round=1), "it is an update of round 1, and this is round 2"),
-    "other names": (header(layout="0" * 64), "its tensors have other names or shapes"),
+    "other names": (header(layout="0" * 64), "its tensors have other names, shapes or types"),
     "too short": (numbers(lambda flat: flat[:-1]), "bytes, wanted"),
-    "10 GB": (claim, "claims the shape (2500000000,) and has 400 bytes"),
+    "10 GB": (claim, "claims the shape (10000000000,) and has 400 bytes"),
     "other agreement": (header(agreement="0" * 64), "it has another agreement"),
     "other version": (header(pflsynth="9.9"), "it runs pflsynth 9.9, this is"),
     "no slices": (header(slices=0), "0 slices; a total of 1 to"),

@@ -13,6 +13,7 @@ from flwr.app import Message
 from pflsynth import training
 from pflsynth.evaluation.evaluate import evaluate_run
 from pflsynth.federation.aggregate import UpdateRefused
+from pflsynth.federation.methods import METHODS
 from pflsynth.federation.personalised import open_personalised
 from pflsynth.runs import RunDirectory
 
@@ -88,6 +89,21 @@ def test_methods_with_more_than_a_mean(tiny: Tiny, tmp_path: Path, method: str) 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("method", "encoding"), [("pflsynth", "bfloat16"), ("fedmri", "int8"), ("fedbadam", "int8")])
+def test_lossy_updates(tiny: Tiny, tmp_path: Path, method: str, encoding: str) -> None:
+    config = changed(tiny.config, method=method, updates={"encoding": encoding})
+    hospitals = Hospitals(tmp_path / "grid", config, tiny.prepared, patience=later("north"))
+    train(hospitals.config, tiny.prepared, tmp_path / "run")
+    hospitals.serve(gather_s=60.0)
+    assert_same(hospitals, tmp_path / "run")
+    sent = METHODS[method].sent_megabytes(config, "north") * 1e6
+    assert sent < (0.6 if encoding == "bfloat16" else 0.4) * METHODS[method].shared_megabytes(config, "north") * 1e6
+    updates = [len(data) for site, data in hospitals.sent if site == "north" and len(data) > sent]
+    assert len(updates) == config.rounds
+    assert max(updates) < sent + 4000, "hardly more than the encoded tensors"
+
+
+@pytest.mark.slow
 def test_validation_selects_the_same_round(tiny: Tiny, tmp_path: Path) -> None:
     config = changed(
         tiny.config,
@@ -133,10 +149,11 @@ def _sometimes(site: Any, absences: dict[int, set[str]]) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["pflsynth", "fedmri"])
-def test_a_site_that_is_away_for_a_round_and_comes_back(tiny: Tiny, tmp_path: Path, method: str) -> None:
+@pytest.mark.parametrize(("method", "encoding"), [("pflsynth", "float32"), ("fedmri", "float32"), ("pflsynth", "int8")])
+def test_a_site_that_is_away_for_a_round_and_comes_back(tiny: Tiny, tmp_path: Path, method: str, encoding: str) -> None:
     absences = {1: {"north"}, 3: {"south"}}
-    config = with_absences(tiny, tmp_path / "run", absences, quorum=1, rounds=4, method=method)
+    others = {"method": method, "updates": {"encoding": encoding}}
+    config = with_absences(tiny, tmp_path / "run", absences, quorum=1, rounds=4, **others)
     hospitals = Hospitals(tmp_path / "grid", config, tiny.prepared, absent=lambda number: absences.get(number, set()))
     state = hospitals.serve()
     assert_same(hospitals, tmp_path / "run")

@@ -23,7 +23,7 @@ from pflsynth.deployment.headers import Finished, Joined, Scored, Trained, read_
 from pflsynth.deployment.messages import Layout
 from pflsynth.deployment.proxy import FLEET_PATHS
 from pflsynth.deployment.status import read_status
-from pflsynth.federation.checkpoint import OPTIMIZER
+from pflsynth.federation.checkpoint import OPTIMIZER, RESIDUAL
 from pflsynth.federation.methods import method_of
 from pflsynth.files import load_tensors
 
@@ -72,7 +72,7 @@ class Watched:
         prepared: the sites' data.
         sent: by site.
         requests: the same, taken apart.
-        updates: the shared tensors of each site's updates, from training in one process.
+        updates: the tensors of each site's updates as the agreement has them encoded, from training in one process.
     """
 
     made: Machines
@@ -97,15 +97,21 @@ class Watched:
         found = [re.findall(rb'\{"pflsynth":.*?"kind":.*?\}+', content) for content in self.objects(site)]
         return [text.decode() for texts in found for text in texts]
 
-    def shared_bytes(self, site: str) -> int:
+    def update_bytes(self, site: str) -> int:
         return len(self.updates[site][0])
 
 
-@pytest.fixture(scope="module")
-def watched(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Watched:
+@pytest.fixture(scope="module", params=["float32", "int8"])
+def watched(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Watched:
     """A training with validation."""
     folder = tmp_path_factory.mktemp("watched")
-    config = changed(tiny.config, rounds=2, split={"validation": 0.3}, training={"validate_every": 1})
+    config = changed(
+        tiny.config,
+        rounds=2,
+        split={"validation": 0.3},
+        training={"validate_every": 1},
+        updates={"encoding": request.param},
+    )
     prepared = folder / "prepared"
     prepare(config, prepared)
     federation, updates = new_federation(config, prepared, folder / "one process"), dict[str, list[bytes]]()
@@ -249,26 +255,29 @@ def test_no_row_of_an_image(watched: Watched) -> None:
 
 
 def test_no_private_number(watched: Watched) -> None:
-    """No run of eight numbers of a private tensor: images and networks are sent as they are, or not at all."""
-    sent, looked = watched.all_sent, 0
+    """No run of eight numbers of a private tensor, what updates lacked among them."""
+    sent, looked, residuals = watched.all_sent, 0, 0
     for site in watched.sent:
         for path in (watched.made.site_run(site) / "sites" / site).glob("private-*"):
             for name, tensor in load_tensors(path, "private")[0].items():
                 flat = tensor.flatten()[:8]
                 if len(flat.unique()) == 8 and not name.startswith(OPTIMIZER):
                     looked += 1
+                    residuals += name.startswith(RESIDUAL)
                     assert flat.numpy().tobytes() not in sent
-    assert looked > 20
+    assert looked - residuals > 20
+    assert (residuals > 10) == (watched.made.config.updates.encoding == "int8")
 
 
 def test_the_bytes_of_every_round_are_recorded(watched: Watched) -> None:
     lines = [json.loads(line) for line in (watched.made.run / "timings.jsonl").read_text().splitlines()]
     assert len(lines) == 2
-    tensors = watched.shared_bytes("north")
+    update = watched.update_bytes("north")
+    shared = round(1e6 * method_of(watched.made.config).shared_megabytes(watched.made.config, "north"))
     for line in lines:
         assert line.keys() == {"round", "seconds", "peak_memory_mb", "sent_bytes", "received_bytes"}
-        assert tensors < line["received_bytes"]["north"] < tensors + 2000
-        assert 2 * tensors < line["sent_bytes"]["north"] < 2 * tensors + 6000, "to train, and to validate"
+        assert update < line["received_bytes"]["north"] < update + 2000
+        assert 2 * shared < line["sent_bytes"]["north"] < 2 * shared + 6000, "to train, and to validate"
     status = read_status(watched.made.run)
     assert (status.phase, status.round, status.waiting_for) == ("finished", 2, [])
     for told in status.sites.values():

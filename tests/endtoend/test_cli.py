@@ -235,6 +235,10 @@ def test_json_is_one_document_on_stdout(road: tuple[Path, dict[str, Ended]], tmp
     check = pflsynth("check", config, "--json")
     assert check.document["ok"] is True
     assert check.document["findings"].keys() == {"north", "south"}
+    lossy = pflsynth("check", config, "--json", "--set", "updates.encoding=int8")
+    sent = [document["sent_megabytes"]["north"] for document in (check.document, lossy.document)]
+    assert 0 < sent[1] < 0.4 * sent[0]
+    assert f"a site sends at most {sent[1]:.1f} MB after a round (int8)" in lossy.err
     prepare = pflsynth("prepare", config, "--out", prepared, "--json").document
     assert prepare["north"]["tasks"]["T1w->FLAIR"] == {"train": 2, "validation": 1, "test": 1}
     trained = pflsynth("train", config, "--prepared", prepared, "--run", run, "--set", "rounds=1", "--json")

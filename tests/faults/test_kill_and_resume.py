@@ -102,6 +102,20 @@ def test_two_kills_in_one_training(
     assert results(run) == results(trained)
 
 
+@pytest.mark.slow
+def test_a_kill_in_a_training_with_lossy_updates(tiny: Tiny, tmp_path: Path) -> None:
+    """Killed from outside when a site has written what its update of the second round lacked."""
+    words = ("train", tiny.path, "--prepared", tiny.prepared, "--set", 'updates.encoding="int8"')
+    assert pflsynth(*words, "--run", tmp_path / "uninterrupted").code == 0
+    run = tmp_path / "run"
+    process = start_pflsynth(*words, "--run", run)
+    wait_for(lambda: (run / "sites" / "north" / "private-0002.safetensors").exists(), process)
+    process.kill()
+    assert ended(process).code == -signal.SIGKILL
+    assert pflsynth("train", "--resume", "--run", run).code == 0
+    assert results(run) == results(tmp_path / "uninterrupted")
+
+
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     """Wait until a process has come so far; fail if it ended before that."""
     while not condition():

@@ -26,7 +26,7 @@ from pflsynth.evaluation.comparison import (
     scopes,
     subject_values,
 )
-from pflsynth.evaluation.costs import Traffic
+from pflsynth.evaluation.costs import Budget, Traffic
 from pflsynth.evaluation.evaluate import Score, write_scores
 from pflsynth.evaluation.metrics import HIGHER_IS_BETTER
 from pflsynth.evaluation.statistics import describe, paired_test
@@ -335,6 +335,13 @@ def test_the_budget_of_the_whole_training(comparison: Comparison) -> None:
     assert (found.traffic("north"), found.traffic()) == (Traffic(2.5, 2.5, 15.0), Traffic(5.0, 5.0, 30.0))
 
 
+def test_lossy_updates_are_smaller_than_what_comes_back() -> None:
+    """1 MB sent in each of three rounds; 4 MB of shared parameters and 8 MB passed on received before the second and
+    the third, and 4 MB after it: 3 + 24 + 4."""
+    found = Budget(3, None, None, {"north": 1.0}, {"north": 12.0}, {"north": 4.0}, None)
+    assert found.traffic() == Traffic(1.0, 12.0, 31.0)
+
+
 def test_local_epochs_see_their_slices_again(tmp_path: Path) -> None:
     config = changed(comparison_config(), training={"local_epochs": 2})
     found = budget(opened(tmp_path / "out", config=config).entries[0])
@@ -474,7 +481,7 @@ def test_a_folder_without_comparison(tmp_path: Path) -> None:
         ),
         (
             {"costs": {"fedgan": {"megabytes": {"north": 1}, "steps": {"north": 1}, "slices": {}}}},
-            "megabytes, received, steps and slices are not of the same trainers",
+            "megabytes, received, shared, steps and slices are not of the same trainers",
         ),
         (
             {
@@ -482,7 +489,7 @@ def test_a_folder_without_comparison(tmp_path: Path) -> None:
                     "fedgan": {"megabytes": {"north": 1}, "received": {}, "steps": {"north": 1}, "slices": {"north": 1}}
                 }
             },
-            "megabytes, received, steps and slices are not of the same trainers",
+            "megabytes, received, shared, steps and slices are not of the same trainers",
         ),
     ],
 )

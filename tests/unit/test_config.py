@@ -73,6 +73,15 @@ def test_the_hash_of_an_agreement_stays_from_version_to_version() -> None:
     assert config().agreement_sha256() == "e7dbacb21f048c4caab19d976034b2eef2e39e0ed43a53ed17fa027f331c7a88"
 
 
+def test_the_default_encoding_is_no_part_of_the_hash_and_others_are() -> None:
+    """It came after runs that are to be opened still."""
+    assert config(updates={"encoding": "float32"}).agreement_sha256() == config().agreement_sha256()
+    assert "updates" not in config().agreement()
+    hashes = {config(updates={"encoding": name}).agreement_sha256() for name in ("float32", "bfloat16", "int8")}
+    assert len(hashes) == 3
+    assert config(updates={"encoding": "int8"}).agreement()["updates"] == {"encoding": "int8"}
+
+
 def test_the_hash_ignores_the_order_of_keys_and_spelled_out_defaults() -> None:
     turned = {key: BASE[key] for key in reversed(BASE)} | {"sites": dict(reversed(BASE["sites"].items()))}
     spelled = {**turned, "rounds": 150, "training": {"l1_weight": 100}, "image": {"spacing_mm": "", "size": 256}}
@@ -122,6 +131,7 @@ OTHER_VALUES: dict[str, Any] = {
     "training.validate_every": 1,
     "training.select": "validation",
     "training.keep_every": 5,
+    "updates.encoding": "int8",
     "sites.a.tasks": ["T2w->T1w"],
     "sites.a.brain_mask": True,
 }
@@ -142,7 +152,7 @@ def test_the_hash_changes_with_every_agreed_key(key: str) -> None:
 
 
 def test_every_agreed_key_is_tried_above() -> None:
-    keys = set(_leaves(config().agreement()))
+    keys = set(_leaves(config(updates={"encoding": "int8"}).agreement()))
     assert keys - set(OTHER_VALUES) == {"sites.b.tasks", "sites.b.brain_mask"}  # those of site a are tried
 
 
@@ -258,6 +268,7 @@ def test_the_default_split_point_is_in_proportion(layers: int, first: int) -> No
         ({"model": {"mapper_layers": 17}}, "less than or equal to 16"),
         ({"model": {"conditioning": "off"}}, "'live' or 'dead'"),
         ({"model": {"private_blocks": 0}}, "model.private_blocks = 0"),
+        ({"updates": {"encoding": "int4"}}, "updates.encoding = 'int4': Input should be"),
         ({"training": {"perceptual_sha256": "ab"}}, "training.perceptual_sha256 = 'ab': String should match"),
         ({"phantom": 3}, "phantom = 3: Input should be greater than or equal to 4"),
         ({"seed": -1}, "seed = -1"),

@@ -14,7 +14,7 @@ ARRAYS = "arrays"
 KIND = "train"
 """Flower's type of all our messages; the header tells what they are."""
 
-ENCODING = "pflsynth.float32"
+ENCODING = "pflsynth.bytes"
 """Flower's name for how an array's bytes are to be read: raw, with no header of their own that could claim a size."""
 
 _ERRORS = {
@@ -31,7 +31,7 @@ _ERRORS = {
 def to_records(packet: Packet) -> RecordDict:
     """A packet as Flower carries it."""
     arrays = {
-        name: Array(dtype="float32", shape=(len(data) // 4,), stype=ENCODING, data=data)
+        name: Array(dtype="uint8", shape=(len(data),), stype=ENCODING, data=data)
         for name, data in packet.arrays.items()
     }
     return RecordDict({HEADER: ConfigRecord({HEADER: packet.text}), ARRAYS: ArrayRecord(arrays)})
@@ -57,9 +57,9 @@ def from_message(message: Message) -> Packet:
     if not isinstance(text, str) or len(header) != 1:
         raise MessageRefused("its header is missing")
     for array in arrays.values():
-        if array.stype != ENCODING or array.dtype != "float32":
-            raise MessageRefused("one of its arrays is not float32 as pflsynth sends it")
-        if tuple(array.shape) != (len(array.data) // 4,) or len(array.data) % 4:
+        if array.stype != ENCODING or array.dtype != "uint8":
+            raise MessageRefused("one of its arrays is not as pflsynth sends it")
+        if tuple(array.shape) != (len(array.data),):
             claimed = tuple(array.shape)[:4]
             raise MessageRefused(f"one of its arrays claims the shape {claimed} and has {len(array.data)} bytes")
     return Packet(read_header(text), {name: array.data for name, array in arrays.items()})

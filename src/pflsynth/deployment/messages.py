@@ -1,7 +1,7 @@
 """What the coordinator and the sites send each other, and the checks on arrival; nothing here knows Flower.
 
-A :class:`Packet` is a small header and flat float32 arrays. Names and shapes are never sent: both sides derive them
-from the agreement, and compare one hash of them.
+A :class:`Packet` is a small header and flat arrays of bytes. Names, shapes and types of tensors are never sent: both
+sides derive them from the agreement, and compare one hash of them.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from pflsynth.deployment.headers import Headers, MessageRefused, Train, Trained,
 from pflsynth.federation.aggregate import Update
 from pflsynth.federation.coordinator import Assignment, Tensors
 from pflsynth.federation.methods import method_of
+from pflsynth.federation.update_encoding import sent_form
 
 SHARED = "shared"
 """Name of the array of shared parameters, or of an update."""
@@ -35,7 +37,7 @@ _METRIC = re.compile(r"^[a-z0-9_ -]{1,40}/(.{1,20})$")
 
 @dataclass(frozen=True)
 class Packet:
-    """A message: its header, and flat float32 arrays (little-endian bytes) by name."""
+    """A message: its header, and flat arrays of bytes by name."""
 
     header: Headers
     arrays: Mapping[str, bytes] = field(default_factory=dict)
@@ -51,31 +53,56 @@ class Packet:
         return len(self.text.encode()) + sum(map(len, self.arrays.values()))
 
 
+_CARRIERS = {
+    torch.float32: ("<f4", torch.float32),
+    torch.bfloat16: ("<i2", torch.int16),
+    torch.int8: ("<i1", torch.int8),
+}
+"""By the type of a tensor that can be sent: NumPy's type of its bits, little-endian, and torch's for the same bits."""
+
+
+class Part(NamedTuple):
+    """One tensor of a flat array."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: torch.dtype
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return math.prod(self.shape) * self.kind.itemsize
+
+
 @dataclass(frozen=True)
 class Layout:
-    """Names (sorted) and shapes of the tensors that one flat array holds, one after another."""
+    """The tensors, sorted by name, that one flat array holds one after another."""
 
-    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    parts: tuple[Part, ...]
 
     @classmethod
     def of(cls, tensors: Mapping[str, torch.Tensor]) -> Layout:
         """The layout of these tensors."""
-        return cls(tuple((name, tuple(tensors[name].shape)) for name in sorted(tensors)))
+        return cls(tuple(Part(name, tuple(tensors[name].shape), tensors[name].dtype) for name in sorted(tensors)))
 
     @property
     def sha256(self) -> str:
-        """Hash of names and shapes."""
-        return sha256_of_json([[name, list(shape)] for name, shape in self.shapes])
+        """Hash of names, shapes and types."""
+        return sha256_of_json([[name, list(shape), str(kind)] for name, shape, kind in self.parts])
 
     @property
-    def numbers(self) -> int:
-        """How many numbers the array has."""
-        return sum(math.prod(shape) for _, shape in self.shapes)
+    def size(self) -> int:
+        """Bytes of the array."""
+        return sum(part.size for part in self.parts)
 
     def pack(self, tensors: Mapping[str, torch.Tensor]) -> bytes:
         """Lay tensors of this layout into one flat array: their bits, unchanged."""
-        parts = [tensors[name].detach().to("cpu", torch.float32).reshape(-1) for name, _ in self.shapes]
-        return torch.cat(parts or [torch.zeros(0)]).numpy().astype("<f4", copy=False).tobytes()
+        packed = []
+        for name, _, kind in self.parts:
+            carrier, same_bits = _CARRIERS[kind]
+            array = tensors[name].detach().cpu().contiguous().view(same_bits).numpy()
+            packed.append(array.astype(carrier, copy=False).tobytes())
+        return b"".join(packed)
 
     def unpack(self, sha256: str, data: bytes | None) -> Tensors:
         """Take a flat array apart.
@@ -89,22 +116,23 @@ class Layout:
         """
         if sha256 != self.sha256:
             raise MessageRefused(
-                f"its tensors have other names or shapes (hash {sha256[:12]}, wanted {self.sha256[:12]})"
+                f"its tensors have other names, shapes or types (hash {sha256[:12]}, wanted {self.sha256[:12]})"
             )
         if data is None:
             raise MessageRefused("its array is missing")
-        if len(data) != 4 * self.numbers:
-            raise MessageRefused(f"its array has {len(data)} bytes, wanted {4 * self.numbers}")
-        flat = torch.from_numpy(np.frombuffer(data, "<f4").astype(np.float32))
+        if len(data) != self.size:
+            raise MessageRefused(f"its array has {len(data)} bytes, wanted {self.size}")
         tensors, start = Tensors(), 0
-        for name, shape in self.shapes:
-            tensors[name] = flat[start : start + math.prod(shape)].reshape(shape)
-            start += math.prod(shape)
+        for part in self.parts:
+            carrier = np.dtype(_CARRIERS[part.kind][0])
+            found = np.frombuffer(data, carrier, math.prod(part.shape), start).astype(carrier.newbyteorder("="))
+            tensors[part.name] = torch.from_numpy(found).view(part.kind).reshape(part.shape)
+            start += part.size
         return tensors
 
 
 def layout_of(config: FederationConfig, site: str) -> Layout:
-    """What a site sends and receives, as it follows from the agreement."""
+    """What a site receives, as it follows from the agreement."""
     return Layout.of(method_of(config).initial_shared(config, site))
 
 
@@ -179,7 +207,7 @@ def pack_update(update: Update, base: int, agreement: str) -> Packet:
 def read_update(
     header: Trained, arrays: Mapping[str, bytes], given: Assignment, site: str, config: FederationConfig
 ) -> Update:
-    """The update of a site; the name is the one that its key is registered under, never what it says.
+    """The update of a site, still encoded; the name is the one that its key is registered under, never what it says.
 
     Raises:
         MessageRefused: another round or base, wrong arrays, or metrics that the agreement does not name.
@@ -193,5 +221,6 @@ def read_update(
         match = _METRIC.match(name)
         if match is None or match[1] not in tasks or len(header.metrics) > MOST_METRICS:
             raise MessageRefused(f'it tells a metric "{printable(name, 40)}" that is not of one of its tasks')
-    tensors = Layout.of(given.shared).unpack(header.layout, arrays.get(SHARED))
+    layout = Layout.of(sent_form(config.updates.encoding, given.shared))
+    tensors = layout.unpack(header.layout, arrays.get(SHARED))
     return Update(site, header.round, tensors, header.slices, dict(header.metrics))

@@ -219,13 +219,14 @@ def budget(entry: Entry) -> Budget | None:
         return None
     rounds, epochs, cost = entry.config.rounds, entry.config.training.local_epochs, entry.cost
     if cost is None:
-        return Budget(rounds, None, None, None, None, None)
+        return Budget(rounds, None, None, None, None, None, None)
     return Budget(
         rounds,
         {trainer: rounds * steps for trainer, steps in cost.steps.items()},
         {trainer: rounds * epochs * slices for trainer, slices in cost.slices.items()},
         cost.megabytes,
         cost.received,
+        cost.shared,
         None if entry.seed is None else cost.seconds.get(entry.seed),
     )
 

@@ -13,23 +13,26 @@ class Cost(BaseModel):
     """What a method costs by trainer (a site, or the one place of a centralised method), and its seconds by seed.
 
     ``megabytes`` (10**6 bytes) are sent after a round, ``received`` before one, from the second on (``None`` in files
-    of earlier versions); ``steps`` are optimisation steps of a round; ``slices`` are the trainer's training slices,
-    each of which is seen once in a local epoch.
+    of earlier versions); ``shared`` are those of the shared parameters that a trainer holds (``None`` in files of
+    earlier versions: as many as are sent); ``steps`` are optimisation steps of a round; ``slices`` are the trainer's
+    training slices, each of which is seen once in a local epoch.
     """
 
     model_config = ConfigDict(frozen=True)
 
     megabytes: dict[str, NonNegativeFloat]
     received: dict[str, NonNegativeFloat] | None = None
+    shared: dict[str, NonNegativeFloat] | None = None
     steps: dict[str, NonNegativeInt]
     slices: dict[str, NonNegativeInt]
     seconds: dict[int, NonNegativeFloat] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _of_the_same_trainers(self) -> Cost:
-        received = self.megabytes if self.received is None else self.received
-        if not self.megabytes.keys() == received.keys() == self.steps.keys() == self.slices.keys():
-            raise ValueError("megabytes, received, steps and slices are not of the same trainers")
+        trainers = {frozenset(self.megabytes), frozenset(self.steps), frozenset(self.slices)}
+        trainers |= {frozenset(told) for told in (self.received, self.shared) if told is not None}
+        if len(trainers) > 1:
+            raise ValueError("megabytes, received, shared, steps and slices are not of the same trainers")
         return self
 
 
@@ -43,6 +46,7 @@ class Budget:
         slices: slices seen in the whole training, by trainer.
         megabytes: 10**6 bytes sent after a round, by trainer.
         received: 10**6 bytes received before a round, from the second on, by trainer.
+        shared: 10**6 bytes of the shared parameters, by trainer.
         seconds: of the whole training.
     """
 
@@ -51,6 +55,7 @@ class Budget:
     slices: Mapping[str, int] | None
     megabytes: Mapping[str, float] | None
     received: Mapping[str, float] | None
+    shared: Mapping[str, float] | None
     seconds: float | None
 
     @property
@@ -72,16 +77,16 @@ class Budget:
         if self.received is None:
             return Traffic(sent, None, None)
         received = math.fsum(self.received[name] for name in names)
-        passed_on = received - sent
-        return Traffic(sent, received, 2 * self.rounds * sent + (self.rounds - 1) * passed_on)
+        last = math.fsum((self.shared or self.megabytes)[name] for name in names)
+        return Traffic(sent, received, self.rounds * sent + (self.rounds - 1) * received + last)
 
 
 @dataclass(frozen=True)
 class Traffic:
     """10**6 bytes over the network; ``None`` where what is received was not recorded.
 
-    Every round ends with the mean of the updates, which is as large as an update. What is received beyond it are other
-    sites' updates, passed on before every round but the first.
+    Every round ends with the new shared parameters, which are as large as an update that is sent as it is. What is
+    received beyond them are other sites' updates, passed on before every round but the first.
 
     Attributes:
         sent: in a round.

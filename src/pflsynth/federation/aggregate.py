@@ -23,7 +23,11 @@ LARGEST_COUNT = 2**24
 
 @dataclass(frozen=True)
 class Update:
-    """What a site sends after a round: shared tensors, the number of its training slices, and metrics."""
+    """What a site sends after a round: shared tensors, the number of its training slices, and metrics.
+
+    The tensors are as the agreement has them encoded (:mod:`pflsynth.federation.update_encoding`), until the
+    coordinator decodes them.
+    """
 
     site: str
     round: int

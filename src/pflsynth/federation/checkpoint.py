@@ -15,6 +15,10 @@ from pflsynth.federation.sharing import Partition
 from pflsynth.files import load_tensors, save_tensors
 
 OPTIMIZER = "optimizer/"
+"""Begins the names of optimizer moments in a private state."""
+
+RESIDUAL = "residual/"
+"""Begins the names of what the site's update of that round lacked; see :mod:`pflsynth.federation.update_encoding`."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +64,13 @@ def save_private(
     networks: SiteNetworks,
     partition: Partition,
     optimizers: Mapping[str, torch.optim.Adam],
+    residual: Mapping[str, torch.Tensor],
     provenance: Provenance,
 ) -> None:
-    """Write a site's private parameters and buffers and all of its optimizer moments, atomically."""
+    """Write a site's private parameters and buffers, all of its optimizer moments, and its residual, atomically."""
     state = networks.state_dict()
     tensors = {key: state[key].detach().cpu() for key in partition.private}
+    tensors |= {RESIDUAL + name: tensor for name, tensor in residual.items()}
     for name, parameter in networks.named_parameters():
         for optimizer in optimizers.values():
             for key, value in optimizer.state.get(parameter, {}).items():
@@ -78,8 +84,8 @@ def load_private(
     partition: Partition,
     optimizers: Mapping[str, torch.optim.Adam],
     provenance: Provenance,
-) -> None:
-    """Put a private state into freshly built networks and optimizers.
+) -> dict[str, torch.Tensor]:
+    """Put a private state into freshly built networks and optimizers; returns its residual.
 
     Raises:
         ModelError: missing, damaged, of a newer format, of another agreement, site or round, or of other networks.
@@ -87,6 +93,7 @@ def load_private(
     tensors, metadata = load_tensors(path, kind="private")
     provenance.check(metadata, path)
     moments = {key: tensors.pop(key) for key in list(tensors) if key.startswith(OPTIMIZER)}
+    residual = {key.removeprefix(RESIDUAL): tensors.pop(key) for key in list(tensors) if key.startswith(RESIDUAL)}
     load_part(networks, partition.private, tensors, path)
     owners = {
         parameter: optimizer
@@ -100,6 +107,7 @@ def load_private(
         parameter = parameters[name]
         device = "cpu" if entry == "step" else parameter.device
         owners[parameter].state[parameter][entry] = value.to(device)
+    return residual
 
 
 def load_part(

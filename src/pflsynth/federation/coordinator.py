@@ -17,9 +17,10 @@ import torch
 
 from pflsynth.config import FederationConfig
 from pflsynth.errors import ModelError
-from pflsynth.federation.aggregate import Aggregation, Update
+from pflsynth.federation.aggregate import Aggregation, Update, UpdateRefused
 from pflsynth.federation.checkpoint import Provenance, load_shared, save_shared
 from pflsynth.federation.methods import method_of
+from pflsynth.federation.update_encoding import decode
 from pflsynth.runs import RunDirectory, RunState
 
 SERVER = "server/"
@@ -176,17 +177,27 @@ class Round:
         return Assignment(self.number, self._coordinator.state.bases[site], shared, self._previous)
 
     def accept(self, update: Update) -> None:
-        """Add an update.
+        """Decode and add an update.
 
         Raises:
             UpdateRefused: naming site and reason; :meth:`refuse` notes it, and the round goes on.
         """
+        update = self._decoded(update)
         self._aggregation.add(update)
         self.bases[update.site] = self.number
         self.losses[update.site] = dict(update.metrics)
         self.refused.pop(update.site, None)
         if self._coordinator.method.passes_on:
             self._passed_on |= {f"{PREVIOUS}{update.site}/{name}": own for name, own in update.tensors.items()}
+
+    def _decoded(self, update: Update) -> Update:
+        """The update with its tensors as float32."""
+        received = self.assignment(update.site).shared
+        try:
+            tensors = decode(self._coordinator.config.updates.encoding, update.tensors, received)
+        except ValueError as failure:
+            raise UpdateRefused(f"update of site {update.site}, round {update.round}: {failure}") from None
+        return replace(update, tensors=tensors)
 
     def refuse(self, site: str, reason: str) -> None:
         """Note why a site is not in this round, or could not be scored."""

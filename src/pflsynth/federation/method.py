@@ -18,6 +18,7 @@ from pflsynth.config import FederationConfig, Task
 from pflsynth.federation.batches import Batch
 from pflsynth.federation.server import MEAN, ServerRule
 from pflsynth.federation.sharing import Partition, Sharing, shared_tensors
+from pflsynth.federation.update_encoding import sent_form
 from pflsynth.networks.discriminator import PatchDiscriminator
 from pflsynth.networks.personalization import make_code
 from pflsynth.seeding import derive_seed
@@ -163,15 +164,30 @@ class Method:
         return shared_tensors(networks, self.sharing(config).partition(networks))
 
     def sent_megabytes(self, config: FederationConfig, trainer: str) -> float:
-        """What a trainer sends after every round, in MB (10**6 bytes)."""
-        return sum(tensor.nbytes for tensor in self.initial_shared(config, trainer).values()) / 1e6
+        """What a trainer sends after every round, as the agreement has it encoded, in MB (10**6 bytes)."""
+        return _megabytes(sent_form(config.updates.encoding, self._shared_form(config, trainer)))
+
+    def shared_megabytes(self, config: FederationConfig, trainer: str) -> float:
+        """The shared parameters that a trainer holds, float32, in MB (10**6 bytes)."""
+        return _megabytes(self._shared_form(config, trainer))
 
     def received_megabytes(self, config: FederationConfig, trainer: str) -> float:
-        """What a trainer receives before a round, from the second on, in MB (10**6 bytes)."""
-        own = self.sent_megabytes(config, trainer)
+        """What a trainer receives before a round, from the second on, in MB (10**6 bytes): float32 always."""
+        own = self.shared_megabytes(config, trainer)
         if not self.passes_on:
             return own
-        return own + sum(self.sent_megabytes(config, other) for other in self.trainers(config))
+        return own + sum(self.shared_megabytes(config, other) for other in self.trainers(config))
+
+    def _shared_form(self, config: FederationConfig, trainer: str) -> dict[str, torch.Tensor]:
+        """Names, shapes and types of :meth:`initial_shared`, without numbers: nothing is drawn or allocated."""
+        with torch.device("meta"):
+            networks = self.networks(config, trainer)
+        state = networks.state_dict()
+        return {key: state[key] for key in self.sharing(config).partition(networks).shared}
+
+
+def _megabytes(tensors: Mapping[str, torch.Tensor]) -> float:
+    return sum(tensor.nbytes for tensor in tensors.values()) / 1e6
 
 
 def seeded(config: FederationConfig, *purpose: str, build: Callable[[], Module]) -> Module:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from pflsynth.config import FederationConfig
+from pflsynth.config_sections import UpdatesConfig
 from pflsynth.data.slices import SliceStore
 from pflsynth.federation.checkpoint import Provenance, load_shared
 from pflsynth.federation.methods import method_of
@@ -27,7 +28,8 @@ def serve_newcomer(
     """Models of a held-out site: with the federation's shared parameters, and after some rounds of its own training.
 
     What the method keeps private starts as the seed makes it: the site never had any. A centralised method gives its
-    whole generator. The fit has the full learning rate. Batch-norm statistics are re-estimated on the site's training
+    whole generator. The fit has the full learning rate, and nothing of it is
+    sent, so nothing is rounded. Batch-norm statistics are re-estimated on the site's training
     slices in both models. Nothing of the run is changed.
 
     Args:
@@ -52,7 +54,7 @@ def serve_newcomer(
         return PersonalisedModel(config, site, number, generator, store.manifest.intensity, "")
 
     start = 1 if method.central else 0
-    at_full_rate = config.model_copy(update={"rounds": 2 * (start + rounds)})
+    at_full_rate = config.model_copy(update={"rounds": 2 * (start + rounds), "updates": UpdatesConfig()})
     with TemporaryDirectory(prefix="pflsynth-") as folder:
         newcomer = Site(at_full_rate, site, {site: store}, Path(folder))
         if method.central:

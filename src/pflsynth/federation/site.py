@@ -19,6 +19,7 @@ from pflsynth.federation.checkpoint import Provenance, load_part, load_private, 
 from pflsynth.federation.methods import LocalRound, SiteNetworks, StepLosses, method_of, task_code
 from pflsynth.federation.sharing import Partition, shared_tensors
 from pflsynth.federation.step import learning_rate_factor, make_optimizers
+from pflsynth.federation.update_encoding import encode
 from pflsynth.seeding import derive_seed, numpy_generator
 
 OnStep = Callable[[int, int], None]
@@ -96,7 +97,7 @@ class Site:
             previous: every site's last update, if the method passes them on.
 
         Returns:
-            The update: shared tensors, number of training slices, mean losses per task.
+            The update: encoded shared tensors, number of training slices, mean losses per task.
 
         Raises:
             ModelError: if the private state of ``base`` is missing or does not fit.
@@ -104,7 +105,7 @@ class Site:
         """
         training = self.config.training
         torch.manual_seed(derive_seed(self.config.seed, self.name, round_number, "dropout"))
-        networks, optimizers, partition = self._load(shared, base)
+        networks, optimizers, partition, residual = self._load(shared, base)
         networks.train()
         factor = learning_rate_factor(round_number, self.config.rounds)
         for optimizer in optimizers.values():
@@ -127,8 +128,10 @@ class Site:
             if on_step is not None:
                 on_step(len(losses), self.steps_per_round)
         self._check_finite(networks, round_number)
-        save_private(self._private_path(round_number), networks, partition, optimizers, self._provenance(round_number))
-        return Update(self.name, round_number, shared_tensors(networks, partition), self.slices, _mean_losses(losses))
+        trained = shared_tensors(networks, partition)
+        sent, lacking = encode(self.config.updates.encoding, trained, shared, residual)
+        self._save(round_number, networks, partition, optimizers, lacking)
+        return Update(self.name, round_number, sent, self.slices, _mean_losses(losses))
 
     def personalised(
         self, shared: Mapping[str, torch.Tensor], base: int, member: str | None = None, *, reestimate: bool = True
@@ -141,7 +144,7 @@ class Site:
             member: whose training slices batch-norm statistics are re-estimated on; default: all of them.
             reestimate: re-estimate batch-norm statistics on the training slices (always, but to measure without).
         """
-        networks, _, _ = self._load(shared, base)
+        networks, *_ = self._load(shared, base)
         if reestimate:
             codes = self._codes.to(self._device)
             own = [usable for usable in self._usable if member in (None, usable.site)]
@@ -152,9 +155,9 @@ class Site:
 
     def adopt(self, generator: Mapping[str, torch.Tensor], round_number: int) -> None:
         """Write a private state that holds another generator's parameters, as if of ``round_number``; no moments."""
-        networks, optimizers, partition = self._load(self._method.initial_shared(self.config, self.name), 0)
+        networks, optimizers, partition, _ = self._load(self._method.initial_shared(self.config, self.name), 0)
         load_part(networks.generator, tuple(networks.generator.state_dict()), generator, f"generator for {self.name}")
-        save_private(self._private_path(round_number), networks, partition, optimizers, self._provenance(round_number))
+        self._save(round_number, networks, partition, optimizers, {})
 
     def has_state(self, base: int) -> bool:
         """Whether a round can start from ``base``: its private state is on this disk, or it is 0."""
@@ -180,15 +183,28 @@ class Site:
 
     def _load(
         self, shared: Mapping[str, torch.Tensor], base: int
-    ) -> tuple[SiteNetworks, dict[str, torch.optim.Adam], Partition]:
+    ) -> tuple[SiteNetworks, dict[str, torch.optim.Adam], Partition, dict[str, torch.Tensor]]:
+        """Networks, optimizers, what of them is shared, and the residual, as a round from ``base`` begins with them."""
         networks = self._method.networks(self.config, self.name)
         partition = self._method.sharing(self.config).partition(networks)
         load_part(networks, partition.shared, shared, f"shared parameters for site {self.name}")
         networks.to(self._device)
         optimizers = make_optimizers(networks, self.config.training)
+        residual: dict[str, torch.Tensor] = {}
         if base > 0:
-            load_private(self._private_path(base), networks, partition, optimizers, self._provenance(base))
-        return networks, optimizers, partition
+            residual = load_private(self._private_path(base), networks, partition, optimizers, self._provenance(base))
+        return networks, optimizers, partition, residual
+
+    def _save(
+        self,
+        round_number: int,
+        networks: SiteNetworks,
+        partition: Partition,
+        optimizers: Mapping[str, torch.optim.Adam],
+        residual: Mapping[str, torch.Tensor],
+    ) -> None:
+        path, provenance = self._private_path(round_number), self._provenance(round_number)
+        save_private(path, networks, partition, optimizers, residual, provenance)
 
     def _on_device(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {name: tensor.to(self._device) for name, tensor in tensors.items()}
