@@ -20,7 +20,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from pflsynth.networks.generators import PersonalizedGenerator
 from pflsynth.networks.layers import ResidualLayer, check_stage_sizes
 from pflsynth.networks.multicontrast import MultiContrastUNet
-from pflsynth.networks.personalization import AdaCW, AdaIN, PersonalizationBlock
+from pflsynth.networks.personalization import AdaCW, AdaIN
 from pflsynth.networks.resnet import ResNetGenerator
 from pflsynth.networks.switchable import SwitchableUNet, Switched
 from pflsynth.networks.unet import ConvolutionBlock, UNet, UNetGenerator, UpsamplingBlock, padded, read_task
@@ -41,7 +41,15 @@ def inference_form(generator: nn.Module, code: Tensor) -> nn.Module:
         ValueError: if the generator does not know the task that the code tells.
     """
     network = _form(generator, code[None]).eval().requires_grad_(False)
-    return network.to(memory_format=torch.channels_last)
+    lay_out(network, torch.channels_last)
+    return network
+
+
+def lay_out(network: nn.Module, memory_format: torch.memory_format) -> None:
+    """Give the weights of convolutions a memory format, in place; what the network computes takes it over."""
+    for parameter in network.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=memory_format)
 
 
 class InstanceAffine(nn.Module):
@@ -104,7 +112,8 @@ class Residual(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features (B, C, H, W) to features (B, C, H, W)."""
-        return features + self.change(features)
+        change: Tensor = self.change(features)
+        return features + change
 
 
 class Stages(nn.Module):
@@ -268,12 +277,14 @@ def _folded(stage: nn.Module) -> nn.Module:
         )
         return Residual(nn.Sequential(first, nn.ReLU(inplace=True), second))
     if isinstance(stage, nn.Sequential) and isinstance(stage[1], nn.BatchNorm2d):
-        transposed = isinstance(stage[0], nn.ConvTranspose2d)
-        return nn.Sequential(fuse_conv_bn_eval(stage[0], stage[1], transpose=transposed), *stage[2:])
+        convolution, norm, *rest = stage
+        assert isinstance(convolution, nn.Conv2d | nn.ConvTranspose2d)
+        transposed = isinstance(convolution, nn.ConvTranspose2d)
+        return nn.Sequential(fuse_conv_bn_eval(convolution, norm, transpose=transposed), *map(copy.deepcopy, rest))
     return copy.deepcopy(stage)
 
 
-def _personalised(block: PersonalizationBlock, latent: Tensor) -> list[nn.Module]:
+def _personalised(block: nn.Module, latent: Tensor) -> list[nn.Module]:
     """A personalization block at a latent (1, LATENT): one layer."""
     parts = dict(block.named_children())
     adain, adacw = parts.get("adain"), parts.get("adacw")
