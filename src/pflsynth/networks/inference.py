@@ -276,11 +276,11 @@ def _folded(stage: nn.Module) -> nn.Module:
             for convolution, norm in ((stage.conv1, stage.norm1), (stage.conv2, stage.norm2))
         )
         return Residual(nn.Sequential(first, nn.ReLU(inplace=True), second))
-    if isinstance(stage, nn.Sequential) and isinstance(stage[1], nn.BatchNorm2d):
+    if isinstance(stage, nn.Sequential):
         convolution, norm, *rest = stage
-        assert isinstance(convolution, nn.Conv2d | nn.ConvTranspose2d)
-        transposed = isinstance(convolution, nn.ConvTranspose2d)
-        return nn.Sequential(fuse_conv_bn_eval(convolution, norm, transpose=transposed), *map(copy.deepcopy, rest))
+        if isinstance(convolution, nn.Conv2d | nn.ConvTranspose2d) and isinstance(norm, nn.BatchNorm2d):
+            transposed = isinstance(convolution, nn.ConvTranspose2d)
+            return nn.Sequential(fuse_conv_bn_eval(convolution, norm, transpose=transposed), *map(copy.deepcopy, rest))
     return copy.deepcopy(stage)
 
 
