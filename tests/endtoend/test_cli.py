@@ -667,7 +667,7 @@ def test_an_export_in_place_of_the_model(trained: Path, tmp_path: Path) -> None:
     onnx = tmp_path / "north.onnx"
     end = pflsynth("export", *model, "--out", onnx, "--json")
     assert end.code == 0, end
-    assert (end.json["site"], end.json["task"], end.json["path"]) == ("north", "T1w->T2w", str(onnx))
+    assert (end.document["site"], end.document["task"], end.document["path"]) == ("north", "T1w->T2w", str(onnx))
     made = []
     for name, words in (("with", ("--onnx", onnx)), ("without", ())):
         out = tmp_path / f"{name}.nii.gz"
