@@ -14,9 +14,10 @@ import statistics
 from dataclasses import replace
 from pathlib import Path
 
+from unfolded import slice_by_slice
+
 from pflsynth.data.slices import SliceStore
 from pflsynth.evaluation.evaluate import PERSONALISED, evaluate_site, summarize
-from pflsynth.federation import personalised
 from pflsynth.federation.batch_norm import batch_norms
 from pflsynth.federation.checkpoint import Provenance, load_shared
 from pflsynth.federation.methods import method_of
@@ -35,7 +36,6 @@ def main() -> None:
     run, config = RunDirectory.open(options.run)
     round_number, bases = run.state().result(config)
     shared = load_shared(run.shared_path(round_number), Provenance(config.agreement_sha256(), round_number))
-    personalised.SLICES_AT_ONCE = 1
     rows = {}
     for name in config.site_names:
         store = SliceStore(options.prepared / name)
@@ -47,7 +47,7 @@ def main() -> None:
         for norm in batch_norms(batch.generator):
             norm.train()
         for label, variant in (("raw", raw), ("re-estimated", model), ("batch", batch)):
-            for row in summarize(evaluate_site(variant, store, options.split)):
+            for row in summarize(evaluate_site(slice_by_slice(variant), store, options.split)):
                 if row.model == PERSONALISED:
                     rows.setdefault((name, row.task), {})[label] = (row.mean["psnr"], row.mean["ssim"])
     labels = ("raw", "re-estimated", "batch")

@@ -20,7 +20,7 @@ from pflsynth.comparison_verbs import compare, report
 from pflsynth.config import SplitName
 from pflsynth.data_verbs import check, prepare
 from pflsynth.deployment_verbs import keys, unseal
-from pflsynth.errors import DataError, PflsynthError, UsageError
+from pflsynth.errors import PflsynthError, UsageError
 from pflsynth.options import (
     AsJson,
     Device,
@@ -37,6 +37,7 @@ from pflsynth.options import (
     feature_files,
 )
 from pflsynth.serving_verbs import join, serve, status
+from pflsynth.synthesis_verbs import export, synthesize
 
 app = typer.Typer(
     name="pflsynth",
@@ -59,6 +60,8 @@ def pflsynth(version: Annotated[bool, typer.Option("--version", help="print the 
 
 app.command()(check)
 app.command()(prepare)
+app.command()(synthesize)
+app.command()(export)
 app.command()(compare)
 app.command()(report)
 app.command()(keys)
@@ -181,55 +184,6 @@ def evaluate(
     if files.weights.by_metric():
         document |= {"fid": [asdict(row) for row in fids], "weights": evaluation.weights.model_dump()}
     terminal.document(document)
-
-
-@app.command()
-def synthesize(
-    source: Annotated[
-        Path, typer.Argument(metavar="IN", help="NIfTI volume of the source contrast, or a folder of them")
-    ],
-    task: Annotated[str, typer.Option("--task", help='such as "T1w->T2w" or T1w:T2w')],
-    site: Annotated[str, typer.Option("--site", help="site whose personalised model is used")],
-    run: RunFolder,
-    out: Annotated[Path, typer.Option("--out", help="NIfTI file, or a folder if IN is one")],
-    mask: Annotated[
-        Path | None, typer.Option("--mask", help="brain mask of IN, if the site's data was prepared with masks")
-    ] = None,
-    device: Device = None,
-    force: Force = False,
-    as_json: AsJson = False,
-) -> None:
-    """Synthesise the missing contrast of a volume, on its own grid; a folder in gives a folder out.
-
-    \b
-    Example:
-      pflsynth synthesize sub-01_T1w.nii.gz --task "T1w->T2w" --site ixi --run runs/first --out sub-01_T2w.nii.gz
-    """
-    from pflsynth.console import Terminal
-    from pflsynth.federation.personalised import open_personalised
-    from pflsynth.synthesis.synthesize import synthesize_file, synthesize_folder
-
-    terminal = Terminal(as_json)
-    if not source.exists():
-        raise UsageError(f"{source}: there is no such file or folder")
-    model = open_personalised(run, site, device)
-    wanted = model.own_task(task)
-    errors: Sequence[PflsynthError] = ()
-    with terminal.progress() as bar:
-        shown = bar.add_task("synthesise", total=None)
-        if source.is_dir():
-            if mask is not None:
-                raise UsageError("--mask is for one file; in a folder, each mask is looked for beside its image")
-            written, errors = synthesize_folder(
-                source, out, model, wanted, force=force, on_file=lambda i, n, _: bar.update(shown, completed=i, total=n)
-            )
-        else:
-            written = [synthesize_file(source, out, model, wanted, mask=mask, force=force)]
-    for item in written:
-        terminal.say(f"{item.path}: {wanted} by the model of {site}, {item.provenance['notice']}")
-    terminal.document([{"path": str(item.path), **item.provenance} for item in written])
-    if errors:
-        raise DataError("\n".join(map(str, errors)))
 
 
 @app.command()

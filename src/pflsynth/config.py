@@ -109,7 +109,7 @@ class FederationConfig(Strict):
 
     data_root: Path = Field(Path(), strict=False, description="folder of the sites' data (local)")
     device: str = Field("cpu", pattern=DEVICE, description="torch device: cpu, cuda or cuda:1 (local)")
-    workers: int = Field(1, ge=1, description="processes of check, prepare and compare (local)")
+    workers: int = Field(1, ge=1, description="processes of check, prepare and compare, threads of synthesize (local)")
     threads: int = Field(2, ge=1, description="CPU threads of torch, of each process (local)")
     phantom: int | None = Field(
         None, ge=4, description="write the phantom, this many subjects a site, to data_root if it is absent (local)"

@@ -658,6 +658,33 @@ def test_a_federation_that_diverges(tiny: Tiny, tmp_path: Path) -> None:
     assert pflsynth("evaluate", "--run", run).code == 4
 
 
+# --------------------------------------------------------------------------------------------------------- exports
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # of the exporter
+def test_an_export_in_place_of_the_model(trained: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    source = write_nifti(tmp_path / "sub-01_T1w.nii.gz", head())
+    model = ("--task", "T1w->T2w", "--site", "north", "--run", trained)
+    onnx = tmp_path / "north.onnx"
+    end = pflsynth("export", *model, "--out", onnx, "--json")
+    assert end.code == 0, end
+    assert (end.document["site"], end.document["task"], end.document["path"]) == ("north", "T1w->T2w", str(onnx))
+    made = []
+    for name, words in (("with", ("--onnx", onnx)), ("without", ())):
+        out = tmp_path / f"{name}.nii.gz"
+        assert pflsynth("synthesize", source, *model, "--out", out, *words).code == 0
+        made.append(nibabel.load(out).get_fdata())
+    assert np.abs(made[0] - made[1]).max() < 1e-4 * np.ptp(made[1])
+    other = ("--task", "T1w->T2w", "--site", "south", "--run", trained)
+    refused = pflsynth("synthesize", source, *other, "--out", tmp_path / "no.nii.gz", "--onnx", onnx)
+    assert refused.code == 4
+    assert 'its site is "north", "south" is wanted' in only_one_sentence(refused)
+    assert not (tmp_path / "no.nii.gz").exists()
+
+
 # ---------------------------------------------------------------------------------------------------- other endings
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pflsynth.data.bias import correct_bias
+from pflsynth.data.itk import one_thread, simpleitk
 from pflsynth.data.volumes import Volume
 from pflsynth.errors import DataError
 
@@ -77,3 +79,25 @@ def test_without_simpleitk_the_error_says_what_to_install(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "SimpleITK", None)
     with pytest.raises(DataError, match=r'pip install "pflsynth\[imaging\]"'):
         correct_bias(volume, mask)
+
+
+def test_threads_take_turns_with_simpleitk() -> None:
+    """Its number of threads is the process's: two volumes corrected side by side must not undo each other's setting."""
+    process = simpleitk().ProcessObject
+    before = process.GetGlobalDefaultNumberOfThreads()
+    began, entered = threading.Event(), threading.Event()
+
+    def other() -> None:
+        began.set()
+        with one_thread():
+            entered.set()
+
+    thread = threading.Thread(target=other)
+    with one_thread():
+        thread.start()
+        assert began.wait(60)
+        assert not entered.wait(0.2)
+        assert process.GetGlobalDefaultNumberOfThreads() == 1
+    assert entered.wait(60)
+    thread.join()
+    assert process.GetGlobalDefaultNumberOfThreads() == before

@@ -27,9 +27,9 @@ from pflsynth.synthesis.synthesize import (
     provenance_path,
     synthesize_file,
     synthesize_folder,
-    synthesize_volume,
     target_name,
 )
+from pflsynth.synthesis.volume import synthesize_volume
 
 from ..data_builders import AFFINE, federation, head, image_path, tree, write_nifti
 
@@ -103,7 +103,9 @@ def test_the_network_sees_what_prepare_stored_bit_for_bit(tmp_path: Path, codes:
     store = SliceStore(tmp_path / "prepared")
     model = new_model(tmp_path, store.manifest.intensity, **ROADS[road], slices={"min_area": 0.5})
     seen: list[torch.Tensor] = []
-    model.generator.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+    form = model.inference_form(TASK)
+    form.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+    model = model.with_network(TASK, form)
     for subject in (*store.subjects("train"), *store.subjects("test")):
         seen.clear()
         volume = load_volume(image_path(tmp_path / "here", subject.name, "T1w"), "")
@@ -113,13 +115,13 @@ def test_the_network_sees_what_prepare_stored_bit_for_bit(tmp_path: Path, codes:
         assert len(network_input) > len(stored)  # every slice of the head, kept or not
         given = {image.tobytes() for image in network_input}
         assert all(image.tobytes() in given for image in stored)
-        assert model.generator.training is False
+        assert form.training is False
     assert len(store.manifest.subjects) == 2
 
 
 def test_the_code_is_that_of_site_and_task(model: PersonalisedModel, source: Path) -> None:
     codes: list[torch.Tensor] = []
-    model.generator.register_forward_pre_hook(lambda _, inputs: codes.append(inputs[1]))
+    model.generator.mapper.register_forward_pre_hook(lambda _, inputs: codes.append(inputs[0]))
     synthesize_volume(load_volume(source, ""), model, TASK)
     contrasts = model.config.contrasts
     wanted = [1.0, *(float(name == "T1w") for name in contrasts), *(float(name == "T2w") for name in contrasts)]
@@ -297,6 +299,57 @@ def test_a_bad_file_does_not_stop_the_others(model: PersonalisedModel, tmp_path:
     assert [type(error) for error in failed] == [DataError, UsageError]
     assert "b_T1w.nii.gz: is cut short" in str(failed[0])
     assert "c_T2w.nii.gz: exists already" in str(failed[1])
+
+
+def test_the_number_of_workers_changes_no_byte(model: PersonalisedModel, tmp_path: Path) -> None:
+    for number in range(5):
+        write_nifti(tmp_path / "in" / f"sub-{number:02d}_T1w.nii.gz", head(noise=4, seed=number))
+    write_nifti(tmp_path / "in" / "sub-01_T1w.nii.gz", np.full((24, 28, 6), 3.0))
+    trees = []
+    for workers in (1, 2, 7):
+        out = tmp_path / str(workers)
+        written, failed = synthesize_folder(tmp_path / "in", out, model, TASK, workers=workers)
+        assert [item.path.name for item in written] == [f"sub-{number:02d}_T2w.nii.gz" for number in (0, 2, 3, 4)]
+        assert ["every voxel is 3" in str(error) for error in failed] == [True]
+        trees.append(tree(out))
+    assert len(trees[0]) == 8
+    assert trees[0] == trees[1] == trees[2]
+    assert len({content for name, content in trees[0].items() if name.endswith(".nii.gz")}) == 4
+
+
+def test_two_files_of_one_output_are_not_mixed_up(model: PersonalisedModel, tmp_path: Path) -> None:
+    for number, name in enumerate(("scan.nii", "scan.nii.gz")):
+        write_nifti(tmp_path / "in" / name, head(seed=number))
+    written, failed = synthesize_folder(tmp_path / "in", tmp_path / "out", model, TASK, workers=2, force=True)
+    assert [item.path.name for item in written] == ["scan_T2w.nii"]
+    assert [str(error) for error in failed] == [
+        f"{tmp_path / 'in' / 'scan.nii.gz'}: its output would have the name of scan.nii's; rename one of them"
+    ]
+
+
+def test_a_disk_that_cannot_be_written_ends_the_work(model: PersonalisedModel, tmp_path: Path) -> None:
+    for number in range(4):
+        write_nifti(tmp_path / "in" / f"sub-{number:02d}_T1w.nii.gz", head())
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError):
+        synthesize_folder(tmp_path / "in", tmp_path / "file" / "out", model, TASK, workers=2)
+
+
+@pytest.mark.parametrize("shape", [(24, 28, 1), (23, 29, 5), (51, 37, 4)])
+def test_one_slice_odd_sizes_and_more_room_than_the_slices_have(
+    model: PersonalisedModel, tmp_path: Path, shape: tuple[int, int, int]
+) -> None:
+    own = head((24, 28, 6), noise=4)[:, :, 2 : 2 + min(shape[2], 4)]
+    data = np.zeros(shape)
+    rows, columns = min(24, shape[0]), min(28, shape[1])
+    left, front = (shape[0] - rows) // 2, (shape[1] - columns) // 2
+    data[left : left + rows, front : front + columns, : own.shape[2]] = own[:rows, :columns]
+    volume = load_volume(write_nifti(tmp_path / "in_T1w.nii.gz", data), "")
+    made = synthesize_volume(volume, model, TASK)
+    mask = find_head(volume.data, "").mask
+    assert made.shape == shape
+    assert np.all(made[~mask] == 10.0)
+    assert np.ptp(made[mask]) > 0
 
 
 def test_files_whose_names_say_no_contrast_are_all_taken(model: PersonalisedModel, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -14,6 +15,7 @@ from pflsynth.data.volumes import FloatArray
 from pflsynth.errors import DataError
 
 _RAS_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_COMPUTING = threading.RLock()
 
 
 def simpleitk() -> ModuleType:
@@ -35,16 +37,19 @@ def simpleitk() -> ModuleType:
 def one_thread() -> Iterator[None]:
     """SimpleITK computes in one thread here, so that sums do not depend on timing; its setting is put back after.
 
+    The setting is the process's, so threads of Python take turns.
+
     Raises:
         DataError: SimpleITK is not installed.
     """
     process = simpleitk().ProcessObject
-    before = process.GetGlobalDefaultNumberOfThreads()
-    process.SetGlobalDefaultNumberOfThreads(1)
-    try:
-        yield
-    finally:
-        process.SetGlobalDefaultNumberOfThreads(before)
+    with _COMPUTING:
+        before = process.GetGlobalDefaultNumberOfThreads()
+        process.SetGlobalDefaultNumberOfThreads(1)
+        try:
+            yield
+        finally:
+            process.SetGlobalDefaultNumberOfThreads(before)
 
 
 def to_itk(data: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> Any:

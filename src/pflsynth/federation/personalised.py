@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,30 @@ from pflsynth.errors import ModelError, UsageError
 from pflsynth.federation.checkpoint import Provenance, load_part
 from pflsynth.federation.methods import method_of, task_code
 from pflsynth.files import load_tensors, save_tensors, sha256_of_file
+from pflsynth.networks.inference import inference_form
 from pflsynth.runs import RunDirectory
 
-SLICES_AT_ONCE = 16
+Network = Callable[[torch.Tensor], torch.Tensor]
+"""From source images (B, 1, H, W) in [-1, 1] to target images."""
+
+_FEATURE_BYTES = {"cpu": 2**24, "cuda": 2**29}
+"""Most bytes of the largest feature map of a batch. A CPU gains nothing from more (docs/performance.md)."""
 
 
 @dataclass(frozen=True)
 class PersonalisedModel:
-    """The generator of one site with all that evaluation and synthesis need to know about it."""
+    """The generator of one site with all that evaluation and synthesis need to know about it.
+
+    Attributes:
+        config: the agreement.
+        site: name of the site.
+        round: of the training that it is the result of.
+        generator: in evaluation mode; it must not change any more.
+        intensity: what the site's training subjects say of each contrast.
+        sha256: of the model's file, or empty.
+        networks: what synthesises each task; a task that is absent gets the inference form of the generator when it
+            is first wanted.
+    """
 
     config: FederationConfig
     site: str
@@ -35,6 +51,7 @@ class PersonalisedModel:
     generator: nn.Module
     intensity: SiteIntensity
     sha256: str
+    networks: dict[Task, Network] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @torch.inference_mode()
     def synthesize(self, slices: np.ndarray, task: Task) -> np.ndarray:
@@ -47,14 +64,40 @@ class PersonalisedModel:
         Returns:
             (S, H, W) float32 in (-1, 1).
         """
-        device = next(self.generator.parameters()).device
-        code = task_code(self.config, self.site, task).to(device)
-        outputs = [
-            self.generator(images, code.expand(len(images), -1))
-            for images in torch.from_numpy(np.array(slices))[:, None].to(device).split(SLICES_AT_ONCE)
-        ]
+        device, network = self.device, self.network(task)
+        images = torch.from_numpy(np.array(slices))[:, None].to(device)
+        outputs = [network(batch) for batch in images.split(self.slices_at_once(images[0].numel()))]
         translated: np.ndarray = torch.cat(outputs)[:, 0].cpu().numpy()
         return translated
+
+    @property
+    def device(self) -> torch.device:
+        """Where the generator is."""
+        return next(self.generator.parameters()).device
+
+    def with_network(self, task: Task, network: Network) -> PersonalisedModel:
+        """The same model with another network in place of a task's inference form."""
+        model = replace(self)
+        model.networks.update(self.networks | {task: network})
+        return model
+
+    def network(self, task: Task) -> Network:
+        """What synthesises a task: see :attr:`networks`."""
+        if task not in self.networks:
+            self.networks[task] = self.inference_form(task)
+        return self.networks[task]
+
+    def inference_form(self, task: Task) -> nn.Module:
+        """A new inference form of the generator for a task."""
+        return inference_form(self.generator, task_code(self.config, self.site, task).to(self.device))
+
+    def slices_at_once(self, pixels: int) -> int:
+        """Slices of a batch: by sizes and kind of device alone, for the last bits of outputs depend on it.
+
+        Args:
+            pixels: of a slice.
+        """
+        return max(1, _FEATURE_BYTES[self.device.type] // (4 * self.config.model.width * pixels))
 
     def own_task(self, text: str) -> Task:
         """Read a task and check that the site trained for it.

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from pflsynth.errors import DataError
-from pflsynth.networks.layers import ResidualLayer, initialise, rectified, upsampling
+from pflsynth.networks.layers import ResidualLayer, check_stage_sizes, initialise, rectified, upsampling
 from pflsynth.networks.personalization import BLOCK_PARTS, Mapper, PersonalizationBlock
 
 
@@ -83,9 +82,7 @@ class PersonalizedGenerator(nn.Module):
         Raises:
             DataError: if H or W is not as above.
         """
-        height, width = image.shape[-2:]
-        if height % 4 or width % 4 or height < 8 or width < 8:
-            raise DataError(f"image sizes must be multiples of 4 and at least 8 pixels, got {height} × {width}")
+        check_stage_sizes(image)
         latent = self.mapper(code)
         features = image
         for number, personalize in self.personalization.items():

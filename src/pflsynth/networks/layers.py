@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pflsynth.errors import DataError
+
 
 class EqualizedLinear(nn.Module):
     """A linear layer with an equalized learning rate, as in StyleGAN (arXiv:1812.04948).
@@ -65,6 +67,17 @@ class ResidualLayer(nn.Module):
         hidden = F.relu(self.norm1(self.conv1(features)), inplace=True)
         change: Tensor = self.norm2(self.conv2(self.dropout(hidden)))
         return features + change
+
+
+def check_stage_sizes(image: Tensor) -> None:
+    """Check that images (B, 1, H, W) pass two halvings and the reflecting convolutions of the residual generators.
+
+    Raises:
+        DataError: H or W is no multiple of 4, or below 8.
+    """
+    height, width = image.shape[-2:]
+    if height % 4 or width % 4 or height < 8 or width < 8:
+        raise DataError(f"image sizes must be multiples of 4 and at least 8 pixels, got {height} × {width}")
 
 
 def upsampling(in_channels: int, out_channels: int) -> nn.ConvTranspose2d:

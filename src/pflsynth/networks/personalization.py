@@ -99,8 +99,13 @@ class AdaIN(nn.Module):
 
     def forward(self, features: Tensor, latent: Tensor) -> Tensor:
         """Map features (B, C, H, W) with more than one pixel and latents (B, latent) to features (B, C, H, W)."""
-        gamma, beta = self.affine(latent)[:, :, None, None].chunk(2, dim=1)
-        return torch.addcmul(beta, F.instance_norm(features, eps=1e-5), 1.0 + gamma)
+        deviations, means = (part[:, :, None, None] for part in self.statistics(latent))
+        return torch.addcmul(means, F.instance_norm(features, eps=1e-5), deviations)
+
+    def statistics(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the standard deviations 1 + γ (B, C) and the means β (B, C) that latents (B, latent) ask for."""
+        gamma, beta = self.affine(latent).chunk(2, dim=1)
+        return 1.0 + gamma, beta
 
 
 class AdaCW(nn.Module):
@@ -120,8 +125,11 @@ class AdaCW(nn.Module):
 
     def forward(self, features: Tensor, latent: Tensor) -> Tensor:
         """Map features (B, C, H, W) and latents (B, latent) to features (B, C, H, W)."""
-        gates = torch.sigmoid(self.expand(F.relu(self.reduce(latent))))
-        return features * gates[:, :, None, None]
+        return features * self.gates(latent)[:, :, None, None]
+
+    def gates(self, latent: Tensor) -> Tensor:
+        """Return the gates (B, C) of latents (B, latent)."""
+        return torch.sigmoid(self.expand(F.relu(self.reduce(latent))))
 
 
 class PersonalizationBlock(nn.Module):

@@ -9,8 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pflsynth.errors import DataError
-from pflsynth.networks.layers import ResidualLayer, initialise, rectified, upsampling
+from pflsynth.networks.layers import ResidualLayer, check_stage_sizes, initialise, rectified, upsampling
 
 
 class ResNetGenerator(nn.Module):
@@ -67,9 +66,7 @@ class ResNetGenerator(nn.Module):
 
     def before_tanh(self, image: Tensor) -> Tensor:
         """Return the output of the last convolution (B, 1, H, W), unbounded; see :meth:`forward`."""
-        height, width = image.shape[-2:]
-        if height % 4 or width % 4 or height < 8 or width < 8:
-            raise DataError(f"image sizes must be multiples of 4 and at least 8 pixels, got {height} × {width}")
+        check_stage_sizes(image)
         features = image
         for stage in self.stages.values():
             features = stage(features)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from pflsynth.federation.methods import task_code
 from pflsynth.federation.personalised import PersonalisedModel, open_personalised
@@ -117,8 +116,7 @@ def _gates(generator: PersonalizedGenerator, latents: torch.Tensor) -> dict[str,
     for number, block in generator.personalization.items():
         for layer in block.modules():
             if isinstance(layer, AdaCW):
-                values = torch.sigmoid(layer.expand(F.relu(layer.reduce(latents))))
-                gates[number] = values.flatten().cpu().numpy()
+                gates[number] = layer.gates(latents).flatten().cpu().numpy()
     return gates
 
 

@@ -1,28 +1,24 @@
-"""Synthesise the missing contrast of whole volumes: NIfTI in, NIfTI out, on the input's own grid."""
+"""Synthesise the missing contrast of files and folders: NIfTI in, NIfTI out, on the input's own grid."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pflsynth import __version__
 from pflsynth.config import Task
-from pflsynth.data.align import same_grid
-from pflsynth.data.examine import on_grid, with_dark_background, without_bias
-from pflsynth.data.grid import SliceGrid
 from pflsynth.data.names import split_nifti_name
-from pflsynth.data.normalizers import NORMALIZERS, measure_volume
-from pflsynth.data.registration import grid_with_voxels, resample
-from pflsynth.data.scaling import BACKGROUND
 from pflsynth.data.subjects import contrast_in_layout
-from pflsynth.data.volumes import FloatArray, Volume, load_volume, save_synthetic
+from pflsynth.data.volumes import FloatArray, load_volume, save_synthetic
 from pflsynth.errors import DataError, PflsynthError, UsageError
 from pflsynth.federation.personalised import PersonalisedModel
 from pflsynth.files import sha256_of_file, write_json
+from pflsynth.synthesis.volume import SeenVolume, see_volume, to_volume
 
 NOTICE = "synthetic, not for diagnosis"
 
@@ -35,49 +31,14 @@ class Synthesized:
     provenance: dict[str, Any]
 
 
-def synthesize_volume(volume: Volume, model: PersonalisedModel, task: Task, brain: Volume | None = None) -> FloatArray:
-    """Synthesise a task's target contrast; the network sees the same numbers that ``prepare`` stores.
+@dataclass(frozen=True)
+class _Job:
+    """A file to read (with its brain mask, if masks are wanted), and the one to write."""
 
-    Args:
-        volume: the source contrast, RAS.
-        model: of the site that the volume is from.
-        task: one of the site's tasks.
-        brain: the brain mask, RAS; wanted if the site's data was prepared with brain masks.
-
-    Returns:
-        (X, Y, Z) float32 on the volume's grid, in the site's typical units of the target contrast; background
-        outside the head mask.
-
-    Raises:
-        DataError: no head is seen, or it does not fit the model's slices; a brain mask is missing, or not wanted.
-    """
-    config, where = model.config, str(volume.path)
-    _check_brain(config.sites[model.site].brain_mask, brain, where)
-    image = without_bias(volume, where) if config.intensity.bias_correction else volume
-    if config.registration.voxel_mm is not None:
-        image = resample(image, grid_with_voxels(image.grid, config.registration.voxel_mm))
-    if brain is not None:
-        image = with_dark_background(image, on_grid(brain, image.grid, where))
-    statistics, mask = measure_volume(image.data, config.intensity.normalizer, where)
-    grid = SliceGrid.of(image, config.image)
-    grid.check_head_fits(mask, where)
-    shown = np.flatnonzero(mask.any(axis=(0, 1))).tolist()
-    head = mask if NORMALIZERS[config.intensity.normalizer].masked else None
-    slices = grid.scaled_slices(image, model.intensity.scale(task.source, statistics), shown, head)
-    output = np.full((mask.shape[2], grid.size, grid.size), BACKGROUND, np.float32)
-    output[shown] = model.synthesize(slices, task)
-    scaled = np.where(mask, grid.to_volume(output, BACKGROUND), BACKGROUND)
-    result = model.intensity.typical_scale(task.target).invert(scaled)
-    if same_grid(image.grid, volume.grid):
-        return result
-    return resample(replace(image, data=result), volume.grid).data
-
-
-def _check_brain(wanted: bool, brain: Volume | None, where: str) -> None:
-    if wanted and brain is None:
-        raise DataError(f"{where}: the site's data was prepared with brain masks; give this image's with --mask")
-    if brain is not None and not wanted:
-        raise DataError(f"{where}: the site's data was prepared without brain masks; leave --mask out")
+    source: Path
+    out: Path
+    mask: Path | None
+    force: bool
 
 
 def synthesize_file(
@@ -103,33 +64,9 @@ def synthesize_file(
         UsageError: if ``out`` exists (without ``force``), is ``source``, or is not named as NIfTI.
         DataError: if the volume cannot be used.
     """
-    report = provenance_path(out)
-    if out.exists() and source.exists() and out.samefile(source):
-        raise UsageError(f"{out}: is the input itself; choose another --out")
-    for path in (out, report):
-        if path.exists() and not force:
-            raise UsageError(f"{path}: exists already; choose another --out or overwrite with --force")
-    volume = load_volume(source, f"site {model.site}, contrast {task.source}")
-    brain = load_volume(mask, f"site {model.site}, brain mask") if mask is not None else None
-    data = synthesize_volume(volume, model, task, brain)
-    provenance = {
-        "notice": NOTICE,
-        "site": model.site,
-        "task": str(task),
-        "method": model.config.method,
-        "model": "personalised",
-        "round": model.round,
-        "model_sha256": model.sha256,
-        "agreement_sha256": model.config.agreement_sha256(),
-        "input": source.name,
-        "input_sha256": sha256_of_file(source),
-        "normalizer": model.config.intensity.normalizer,
-        "pflsynth": __version__,
-    }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    save_synthetic(out, data, like=source, description=f"pflsynth {__version__} {task}: {NOTICE}")
-    write_json(report, provenance)
-    return Synthesized(out, provenance)
+    job = _Job(source, out, mask, force)
+    seen = _read(job, model, task)
+    return _write(job, seen, model.synthesize(seen.slices, task), model, task)
 
 
 def synthesize_folder(
@@ -138,21 +75,88 @@ def synthesize_folder(
     model: PersonalisedModel,
     task: Task,
     *,
+    workers: int = 1,
     force: bool = False,
     on_file: Callable[[int, int, Path], None] | None = None,
 ) -> tuple[list[Synthesized], list[PflsynthError]]:
     """Synthesise for every volume of the source contrast below a folder, keeping its structure.
 
     Names are read in the site's layout, or else as BIDS. Files whose name says another contrast are left out; if no
-    name says a contrast, all NIfTI files are taken. The
-    brain mask of ``sub-01_T1w.nii.gz``, if masks are wanted, is ``sub-01_mask.nii.gz`` beside it.
+    name says a contrast, all NIfTI files are taken. The brain mask of ``sub-01_T1w.nii.gz``, if masks are wanted, is
+    ``sub-01_mask.nii.gz`` beside it.
+
+    Args:
+        source: folder to read.
+        out: folder to write.
+        model: of the site that the volumes are from.
+        task: one of the site's tasks.
+        workers: threads that read the next volumes and write the last ones while the network has one; the results do
+            not depend on it.
+        force: overwrite.
+        on_file: told of every file before the network has it: its number from 0, how many there are, its path.
 
     Returns:
-        What was written, and the errors of the files that could not be used.
+        What was written, in the order of the files, and the errors of the files that could not be used.
 
     Raises:
         DataError: if the folder has no volume of the source contrast.
     """
+    written: list[Synthesized] = []
+    failed: list[PflsynthError] = []
+
+    def collect(writing: Future[Synthesized]) -> None:
+        try:
+            written.append(writing.result())
+        except PflsynthError as error:
+            failed.append(error)
+
+    jobs, clashes = _jobs(source, out, model, task, force)
+    pool = ThreadPoolExecutor(workers)
+    try:
+        waiting = iter(jobs)
+        reads = deque(pool.submit(_read, job, model, task) for job in islice(waiting, workers))
+        writes: deque[Future[Synthesized]] = deque()
+        for number, job in enumerate(jobs):
+            if on_file is not None:
+                on_file(number, len(jobs), job.source)
+            read = reads.popleft()
+            reads.extend(pool.submit(_read, later, model, task) for later in islice(waiting, 1))
+            try:
+                seen = read.result()
+                slices = model.synthesize(seen.slices, task)
+            except PflsynthError as error:
+                failed.append(error)
+                continue
+            writes.append(pool.submit(_write, job, seen, slices, model, task))
+            if len(writes) > workers:
+                collect(writes.popleft())
+        for write in writes:
+            collect(write)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return written, [*failed, *clashes]
+
+
+def _jobs(
+    source: Path, out: Path, model: PersonalisedModel, task: Task, force: bool
+) -> tuple[list[_Job], list[UsageError]]:
+    """What there is to do in a folder, and the errors of files that would be written where an earlier one is."""
+    own = model.config.sites[model.site]
+    jobs: list[_Job] = []
+    clashes: list[UsageError] = []
+    taken: dict[Path, Path] = {}
+    for path in _volumes(source, model, task):
+        target = out / path.relative_to(source).with_name(target_name(path, task))
+        first = taken.setdefault(provenance_path(target), path)
+        if first == path:
+            jobs.append(_Job(path, target, mask_path(path, task) if own.brain_mask else None, force))
+        else:
+            clashes.append(UsageError(f"{path}: its output would have the name of {first.name}'s; rename one of them"))
+    return jobs, clashes
+
+
+def _volumes(source: Path, model: PersonalisedModel, task: Task) -> Sequence[Path]:
+    """The volumes of the source contrast below a folder."""
     volumes = sorted(path for path in source.rglob("*") if split_nifti_name(path)[1])
     own = model.config.sites[model.site]
     contrasts = {
@@ -166,18 +170,42 @@ def synthesize_folder(
         raise DataError(
             f"{source}: has no NIfTI volume of contrast {task.source} (such as sub-01_{task.source}.nii.gz)"
         )
-    written: list[Synthesized] = []
-    failed: list[PflsynthError] = []
-    for number, path in enumerate(chosen):
-        if on_file is not None:
-            on_file(number, len(chosen), path)
-        target = out / path.relative_to(source).with_name(target_name(path, task))
-        try:
-            mask = mask_path(path, task) if own.brain_mask else None
-            written.append(synthesize_file(path, target, model, task, mask=mask, force=force))
-        except PflsynthError as error:
-            failed.append(error)
-    return written, failed
+    return chosen
+
+
+def _read(job: _Job, model: PersonalisedModel, task: Task) -> SeenVolume:
+    """Check the names of a job and read its files."""
+    if job.out.exists() and job.source.exists() and job.out.samefile(job.source):
+        raise UsageError(f"{job.out}: is the input itself; choose another --out")
+    for path in (job.out, provenance_path(job.out)):
+        if path.exists() and not job.force:
+            raise UsageError(f"{path}: exists already; choose another --out or overwrite with --force")
+    volume = load_volume(job.source, f"site {model.site}, contrast {task.source}")
+    brain = load_volume(job.mask, f"site {model.site}, brain mask") if job.mask is not None else None
+    return see_volume(volume, model, task, brain)
+
+
+def _write(job: _Job, seen: SeenVolume, slices: FloatArray, model: PersonalisedModel, task: Task) -> Synthesized:
+    """Write what the network made of a job's slices, and the JSON file."""
+    data = to_volume(seen, slices, model, task)
+    provenance = {
+        "notice": NOTICE,
+        "site": model.site,
+        "task": str(task),
+        "method": model.config.method,
+        "model": "personalised",
+        "round": model.round,
+        "model_sha256": model.sha256,
+        "agreement_sha256": model.config.agreement_sha256(),
+        "input": job.source.name,
+        "input_sha256": sha256_of_file(job.source),
+        "normalizer": model.config.intensity.normalizer,
+        "pflsynth": __version__,
+    }
+    job.out.parent.mkdir(parents=True, exist_ok=True)
+    save_synthetic(job.out, data, like=job.source, description=f"pflsynth {__version__} {task}: {NOTICE}")
+    write_json(provenance_path(job.out), provenance)
+    return Synthesized(job.out, provenance)
 
 
 def target_name(source: Path, task: Task) -> str:
