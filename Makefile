@@ -23,7 +23,7 @@ test-fast: $(INSTALLED)
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not soak and not slow"
 
 soak: $(INSTALLED)
-	$(BIN)/python -m pytest -m soak
+	$(BIN)/python -m pytest -n 3 -m soak
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -38,7 +38,7 @@ def goes_on(made: Machines, site: str, after: int) -> bool:
 
 
 @pytest.mark.soak
-def test_a_site_that_hangs_in_its_training_is_left_out_until_it_goes_on(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_site_that_hangs_in_its_training_is_left_out_of_the_round_and_comes_back(tiny: Tiny, tmp_path: Path) -> None:
     config = changed(tiny.config, rounds=12, quorum=1)
     with machines(tmp_path, config, tiny.prepared) as made:
         made.serve("--deadline", 30)  # less than the time after which Flower counts a process as dead
@@ -52,9 +52,7 @@ def test_a_site_that_hangs_in_its_training_is_left_out_until_it_goes_on(tiny: Ti
         made.wait("the status", lambda: read_status(made.run).sites["north"].refused == sentence)
         made.wait("a round without it", lambda: made.whole_rounds() >= 2)
         assert 2 in refusals(made, "north")
-        made.wait("more rounds without it", lambda: made.whole_rounds() >= 4)
         away = made.whole_rounds()
-        assert not goes_on(made, "north", 1)
         os.kill(hanging, signal.SIGCONT)
         made.wait("the end of the process", lambda: hanging not in made.processes("north", ""))
         made.wait("its return", lambda: goes_on(made, "north", away))
