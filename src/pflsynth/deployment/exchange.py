@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from flwr.serverapp import Grid
 
 from pflsynth.deployment.flower import KIND, from_message, to_records
 from pflsynth.deployment.headers import REASONS, Declined, MessageRefused, printable
+from pflsynth.deployment.memory import free_after_failure
 from pflsynth.deployment.messages import Packet, check_version
 from pflsynth.deployment.settings import CoordinatorSettings
 from pflsynth.deployment.status import StatusFile, moment
@@ -110,18 +112,23 @@ class Exchange:
 
     def _fetch(self, identity: str, each: _Asked, deadline_s: float) -> Reply | None:
         """The reply to one message, if it is there or its time is over."""
+        threads = threading.enumerate()
         try:
             for message in self._grid.pull_messages([identity]):
                 if message.metadata.reply_to_message_id == identity:  # Flower hands out what sites send unasked, too
                     return self._read(each.site, message)
+            failure = ""
         except (httpx.HTTPError, OSError):
             raise  # Flower's server is gone: nothing that a site did
-        except MessageRefused as failure:
-            return self._reply(each.site, None, str(failure))
+        except MessageRefused as refusal:
+            failure = str(refusal)
         except MemoryError:
-            return self._reply(each.site, None, "its reply needs more memory than a reply can; it is not one of ours")
-        except Exception as failure:
-            return self._reply(each.site, None, f"its reply cannot be read ({type(failure).__name__})")
+            failure = "its reply needs more memory than a reply can; it is not one of ours"
+        except Exception as error:
+            failure = f"its reply cannot be read ({type(error).__name__})"
+        if failure:
+            free_after_failure(threads)
+            return self._reply(each.site, None, failure)
         if time.monotonic() < each.until:
             return None
         return self._reply(each.site, None, f"no answer within {deadline_s:g} seconds")

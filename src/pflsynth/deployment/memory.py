@@ -6,8 +6,11 @@ a list of pieces, in which a piece may be named again and again.
 
 from __future__ import annotations
 
+import gc
 import resource
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,6 +29,24 @@ def bounded_memory(more: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def free_after_failure(before: Collection[threading.Thread], seconds: float = 60.0) -> None:
+    """Wait for the threads that something which failed has left running, and free what it held.
+
+    Flower fetches the pieces of a reply in threads that it does not wait for when one of them fails; they and the
+    errors, whose frames hold the pieces, would take the memory that the next reply needs. To be called when the error
+    is no longer handled.
+
+    Args:
+        before: the threads that there were before.
+        seconds: to wait at most.
+    """
+    until = time.monotonic() + seconds
+    for thread in threading.enumerate():
+        if thread not in before:
+            thread.join(max(0.0, until - time.monotonic()))
+    gc.collect()
 
 
 def _taken() -> int:
