@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -97,7 +98,7 @@ def test_a_clock_that_is_a_little_wrong_is_no_matter(
         made.serve()
         made.join("south")
         with monkeypatch.context() as other:
-            set_clock(other, faketime, minutes)
+            set_clock(other, faketime, minutes, tmp_path / "clock")
             made.join("north")
         end_all(made)
         assert made.absences() == {1: set(), 2: set()}
@@ -120,7 +121,7 @@ def test_a_clock_that_is_wrong_is_named(
         made.join("south")
         made.wait("the coordinator", lambda: "connected to" in made.said("south"))
         with monkeypatch.context() as other:
-            set_clock(other, faketime, minutes)
+            set_clock(other, faketime, minutes, tmp_path / "clock")
             made.join("north")
         wrong = made.started.pop("north")
         assert wrong.wait(300) == 5, made.everything()
@@ -132,8 +133,15 @@ def test_a_clock_that_is_wrong_is_named(
         check_as_one_process(made, tiny, tmp_path)
 
 
-def set_clock(monkeypatch: pytest.MonkeyPatch, faketime: Path, minutes: int) -> None:
-    """Give the processes that are started from now on another clock; how long things take stays as it is."""
+def set_clock(monkeypatch: pytest.MonkeyPatch, faketime: Path, minutes: int, folder: Path) -> None:
+    """Give the processes that are started from now on another clock; how long things take stays as it is.
+
+    Where libfaketime leaves the monotonic clock alone, it refuses the call that Python's own sleep makes.
+    """
     monkeypatch.setenv("LD_PRELOAD", str(faketime))
     monkeypatch.setenv("FAKETIME", f"{minutes:+d}m")
     monkeypatch.setenv("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+    folder.mkdir()
+    sleep = "import threading, time\ntime.sleep = lambda seconds: threading.Event().wait(seconds) and None\n"
+    (folder / "sitecustomize.py").write_text(sleep)
+    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
