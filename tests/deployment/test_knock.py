@@ -98,10 +98,13 @@ def test_other_answers(hosts: Hosts, status: int, cause: str) -> None:
         assert cause in knocked(server.port, hosts.ca)
 
 
-@pytest.mark.parametrize(("minutes", "cause"), [(-12, "12 minutes ahead of"), (12, "12 minutes behind"), (4, None)])
-def test_clocks(hosts: Hosts, minutes: int, cause: str | None) -> None:
+@pytest.mark.parametrize(
+    ("seconds", "cause"),
+    [(-720, "12 minutes ahead of"), (720, "12 minutes behind"), (-180, "3 minutes ahead of"), (240, None), (-2, None)],
+)
+def test_clocks(hosts: Hosts, seconds: int, cause: str | None) -> None:
     with backend(hosts.server("clock")) as server:
-        there = datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=minutes, seconds=1)
+        there = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=seconds + 1)
         server.date = email.utils.format_datetime(there, usegmt=True)
         if cause is None:
             knock(f"127.0.0.1:{server.port}", hosts.ca)
@@ -109,10 +112,11 @@ def test_clocks(hosts: Hosts, minutes: int, cause: str | None) -> None:
             assert f"the clock of this machine is {cause} the coordinator's" in knocked(server.port, hosts.ca)
 
 
-def test_the_limit_of_clocks_is_flowers() -> None:
-    from flwr.common.constant import TIMESTAMP_TOLERANCE
+def test_the_limits_of_clocks_are_flowers() -> None:
+    from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_TOLERANCE
 
-    assert TIMESTAMP_TOLERANCE == refusals.CLOCK_SECONDS
+    assert refusals.AHEAD_SECONDS == SYSTEM_TIME_TOLERANCE
+    assert refusals.BEHIND_SECONDS == TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOLERANCE
 
 
 def test_certificate_files_that_are_none(tmp_path: Path) -> None:

@@ -90,15 +90,15 @@ def faketime() -> Path:
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("minutes", [-4, 4])
+@pytest.mark.parametrize("wrong_by", ["-4m", "+3s"])
 def test_a_clock_that_is_a_little_wrong_is_no_matter(
-    config: FederationConfig, tiny: Tiny, tmp_path: Path, faketime: Path, monkeypatch: pytest.MonkeyPatch, minutes: int
+    config: FederationConfig, tiny: Tiny, tmp_path: Path, faketime: Path, monkeypatch: pytest.MonkeyPatch, wrong_by: str
 ) -> None:
     with machines(tmp_path, config, tiny.prepared) as made:
         made.serve()
         made.join("south")
         with monkeypatch.context() as other:
-            set_clock(other, faketime, minutes, tmp_path / "clock")
+            set_clock(other, faketime, wrong_by, tmp_path / "clock")
             made.join("north")
         end_all(made)
         assert made.absences() == {1: set(), 2: set()}
@@ -106,14 +106,14 @@ def test_a_clock_that_is_a_little_wrong_is_no_matter(
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize(("minutes", "told"), [(-7, "7 minutes behind"), (7, "7 minutes ahead of")])
+@pytest.mark.parametrize(("wrong_by", "told"), [("-7m", "7 minutes behind"), ("+4m", "4 minutes ahead of")])
 def test_a_clock_that_is_wrong_is_named(
     config: FederationConfig,
     tiny: Tiny,
     tmp_path: Path,
     faketime: Path,
     monkeypatch: pytest.MonkeyPatch,
-    minutes: int,
+    wrong_by: str,
     told: str,
 ) -> None:
     with machines(tmp_path, config, tiny.prepared) as made:
@@ -121,25 +121,23 @@ def test_a_clock_that_is_wrong_is_named(
         made.join("south")
         made.wait("the coordinator", lambda: "connected to" in made.said("south"))
         with monkeypatch.context() as other:
-            set_clock(other, faketime, minutes, tmp_path / "clock")
+            set_clock(other, faketime, wrong_by, tmp_path / "clock")
             made.join("north")
         wrong = made.started.pop("north")
         assert wrong.wait(300) == 5, made.everything()
-        assert f"the clock of this machine is {told} the coordinator's, and more than 5 are refused" in made.said(
-            "north"
-        )
+        assert f"the clock of this machine is {told} the coordinator's" in made.said("north")
         made.join("north")
         end_all(made)
         check_as_one_process(made, tiny, tmp_path)
 
 
-def set_clock(monkeypatch: pytest.MonkeyPatch, faketime: Path, minutes: int, folder: Path) -> None:
+def set_clock(monkeypatch: pytest.MonkeyPatch, faketime: Path, wrong_by: str, folder: Path) -> None:
     """Give the processes that are started from now on another clock; how long things take stays as it is.
 
     Where libfaketime leaves the monotonic clock alone, it refuses the call that Python's own sleep makes.
     """
     monkeypatch.setenv("LD_PRELOAD", str(faketime))
-    monkeypatch.setenv("FAKETIME", f"{minutes:+d}m")
+    monkeypatch.setenv("FAKETIME", wrong_by)
     monkeypatch.setenv("FAKETIME_DONT_FAKE_MONOTONIC", "1")
     folder.mkdir()
     sleep = "import threading, time\ntime.sleep = lambda seconds: threading.Event().wait(seconds) and None\n"

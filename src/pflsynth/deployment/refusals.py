@@ -19,8 +19,10 @@ from pflsynth.deployment.proxy import PLAIN_TEXT, REFUSAL_TEXT
 from pflsynth.errors import NetworkError, UsageError
 from pflsynth.site_file import parse_address
 
-CLOCK_SECONDS = 300
+AHEAD_SECONDS, BEHIND_SECONDS = 5, 305
 """Flower refuses requests that are signed with a time further from the coordinator's clock."""
+
+_CLOCKS = f"{AHEAD_SECONDS} seconds ahead or {BEHIND_SECONDS // 60} minutes behind"
 
 _RENEW = "the coordinator renews it with: pflsynth keys FEDERATION --renew-server"
 
@@ -83,8 +85,8 @@ _CAUSES = (
     ),
     _Cause(
         r"(http |error ')401|invalid supernode authentication|terminated gracefully",
-        "it does not accept this site's key any more: the key was replaced or taken out, or the clocks of the two "
-        f"machines differ by more than {CLOCK_SECONDS // 60} minutes",
+        "it does not accept this site's key any more: the key was replaced or taken out, or the clock of this machine "
+        f"is more than {_CLOCKS}",
     ),
     _Cause(r"exit code: 302", "the site's private key cannot be read; open the kit again"),
     _Cause(r"exit code: 606", "it has another version of Flower; install the same pflsynth on both"),
@@ -147,6 +149,7 @@ def knock(coordinator: str, certificate: Path, timeout: float = 10.0) -> None:
     host, port = parse_address(coordinator)
     context = _context(certificate)
     connection = http.client.HTTPSConnection(host, port, timeout=timeout, context=context)
+    asked = datetime.datetime.now(datetime.UTC)
     try:
         connection.request("GET", "/health")
         answer = connection.getresponse()
@@ -160,7 +163,7 @@ def knock(coordinator: str, certificate: Path, timeout: float = 10.0) -> None:
         connection.close()
     if answer.status != 200:
         raise refusal(f"HTTP {answer.status} {said}", coordinator)
-    _check_clock(answer.getheader("Date"), coordinator)
+    _check_clock(asked, answer.getheader("Date"), coordinator)
 
 
 def _context(certificate: Path) -> ssl.SSLContext:
@@ -172,17 +175,18 @@ def _context(certificate: Path) -> ssl.SSLContext:
         raise UsageError(f"{certificate}: holds no certificate; take the ca.crt of the site's kit again") from None
 
 
-def _check_clock(date: str | None, coordinator: str) -> None:
+def _check_clock(asked: datetime.datetime, date: str | None, coordinator: str) -> None:
+    """Compare the clocks; the coordinator's is told to the second below, and somewhat later than the question."""
     if date is None:
         return
-    there = email.utils.parsedate_to_datetime(date)
-    ahead = (datetime.datetime.now(datetime.UTC) - there).total_seconds()
-    if abs(ahead) > CLOCK_SECONDS:
-        raise NetworkError(
-            f"coordinator {coordinator}: the clock of this machine is {abs(ahead) / 60:.0f} minutes "
-            f"{'ahead of' if ahead > 0 else 'behind'} the coordinator's, and more than {CLOCK_SECONDS // 60} are "
-            "refused; set the clocks of both by NTP"
-        )
+    ahead = (asked - email.utils.parsedate_to_datetime(date)).total_seconds()
+    if -BEHIND_SECONDS <= ahead <= AHEAD_SECONDS + 1:
+        return
+    much = f"{abs(ahead) / 60:.0f} minutes" if abs(ahead) >= 90 else f"{abs(ahead):.0f} seconds"
+    raise NetworkError(
+        f"coordinator {coordinator}: the clock of this machine is {much} {'ahead of' if ahead > 0 else 'behind'} the "
+        f"coordinator's, and may be {_CLOCKS}; set the clocks of both by NTP"
+    )
 
 
 def _shown(host: str, port: int, timeout: float) -> str:
