@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -89,29 +90,40 @@ def table(found: dict[str, Comparison]) -> list[dict[str, object]]:
     return list(lines.values())
 
 
-def main() -> None:
-    """Train what is missing, measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(description: str | None, seeds: str) -> argparse.ArgumentParser:
+    """What every benchmark of variants is told; ``seeds`` are its default ones."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--prepared", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--seeds", default=seeds)
     parser.add_argument("--set", action="append", default=[], dest="overrides")
+    return parser
+
+
+def trained(options: argparse.Namespace, chosen: Mapping[str, tuple[str, ...]], workers: int) -> dict[str, Comparison]:
+    """Train what is missing of the variants, given by their overrides, and open them all."""
+    seeds = tuple(map(int, options.seeds.split(",")))
+    jobs = {
+        name: Job(options.config, (*options.overrides, *changes), seeds, options.prepared, options.out / name)
+        for name, changes in chosen.items()
+    }
+    for name, failure in each(run, jobs, workers):
+        if failure is not None:
+            raise SystemExit(f"{name}: {failure}")
+    return {name: open_comparison(options.out / name) for name in chosen}
+
+
+def main() -> None:
+    """Train what is missing, measure and print."""
+    parser = arguments(__doc__, "0")
     parser.add_argument("--only", default="")
     options = parser.parse_args()
     base = load_config(options.config, options.overrides).federation
     chosen = variants(base)
     if options.only:
         chosen = {name: chosen[name] for name in dict.fromkeys((FULL, *options.only.split(",")))}
-    seeds = tuple(map(int, options.seeds.split(",")))
-    jobs = {
-        name: Job(options.config, (*options.overrides, *changes), seeds, options.prepared, options.out / name)
-        for name, changes in chosen.items()
-    }
-    for name, failure in each(run, jobs, base.workers):
-        if failure is not None:
-            raise SystemExit(f"{name}: {failure}")
-    lines = table({name: open_comparison(options.out / name) for name in chosen})
+    lines = table(trained(options, chosen, base.workers))
     with (options.out / "ablations.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, dict.fromkeys(key for line in lines for key in line))
         writer.writeheader()

@@ -21,8 +21,8 @@ from pflsynth.federation.update_encoding import SCALE, Tensors, decode, encode
 from pflsynth.files import load_tensors
 from pflsynth.runs import RunDirectory
 
-from ..tiny import Silent, Tiny, changed, initial_shared, new_federation, results, train
-from .test_methods import StopAfterRoundOne
+from ..tiny import Silent, Tiny, changed, initial_shared, new_federation, train
+from .test_methods import resumed_to_the_same_bytes
 from .test_rounds import Watched, with_nan
 
 BIAS, WEIGHT = "generator.mapper.layers.0.bias", "generator.mapper.layers.0.weight"
@@ -130,12 +130,7 @@ def test_the_mean_is_that_of_the_decoded_updates(tiny: Tiny, tmp_path: Path, enc
 
 @pytest.mark.parametrize("encoding", LOSSY)
 def test_stopped_and_resumed_gives_the_same_bytes(tiny: Tiny, tmp_path: Path, encoding: str) -> None:
-    config = lossy(tiny, encoding, rounds=2)
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    new_federation(config, tiny.prepared, whole).train(StopAfterRoundOne(whole, stopped))
-    assert results(stopped) != results(whole)
-    train(config, tiny.prepared, stopped)
-    assert results(stopped) == results(whole)
+    resumed_to_the_same_bytes(lossy(tiny, encoding, rounds=2), tiny, tmp_path)
 
 
 def test_a_newcomer_sends_nothing_so_nothing_is_rounded(tiny: Tiny, tmp_path: Path, encoded: list[Encoded]) -> None:

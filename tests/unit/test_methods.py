@@ -137,16 +137,22 @@ class StopAfterRoundOne(Silent):
             shutil.copytree(self.run, self.copy)
 
 
+def resumed_to_the_same_bytes(config: FederationConfig, tiny: Tiny, folder: Path) -> Path:
+    """Train two rounds at once, and stopped between them; the run of the former."""
+    whole, stopped = folder / "whole", folder / "stopped"
+    new_federation(config, tiny.prepared, whole).train(StopAfterRoundOne(whole, stopped))
+    assert results(stopped) != results(whole)
+    train(config, tiny.prepared, stopped)
+    assert results(stopped) == results(whole)
+    return whole
+
+
 @pytest.mark.parametrize(
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
 )
 def test_it_trains_and_resumes_to_the_same_bytes(tiny: Tiny, tmp_path: Path, name: str) -> None:
     config = small(tiny, name, rounds=2)
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    new_federation(config, tiny.prepared, whole).train(StopAfterRoundOne(whole, stopped))
-    assert results(stopped) != results(whole)
-    train(config, tiny.prepared, stopped)
-    assert results(stopped) == results(whole)
+    whole = resumed_to_the_same_bytes(config, tiny, tmp_path)
     store = tiny.store("south")
     source = store.slices(store.subjects("train")[0].name, "T1w")
     image = open_personalised(whole, "south").synthesize(source, config.sites["south"].tasks[0])

@@ -157,6 +157,14 @@ def person_values(
     return _person_values(comparison.entries_of(method), metric, site, task)
 
 
+def seed_means(
+    comparison: Comparison, method: str, metric: str, site: str | None = None, task: str | None = None
+) -> list[float]:
+    """The mean of :func:`person_values` of each seed's run alone, in the order of the seeds."""
+    entries = comparison.entries_of(method)
+    return [statistics.fmean(_person_values([entry], metric, site, task).values()) for entry in entries]
+
+
 def scopes(comparison: Comparison, by: By) -> list[tuple[str | None, str | None]]:
     """What rows are about: (site, task) pairs with scores, sites by name, tasks as agreed; ``None`` stands for all."""
     scored = {(score.site, score.task) for score in comparison.entries[0].scores}
@@ -178,7 +186,7 @@ def rows(comparison: Comparison, metric: str, by: By) -> list[Row]:
         for method in (*comparison.methods, COPY):
             if values := person_values(comparison, method, metric, site, task):
                 description = describe(list(values.values()))
-                deviation = _seed_deviation(comparison.entries_of(method), metric, site, task)
+                deviation = _deviation(seed_means(comparison, method, metric, site, task))
                 found.append(Row(method, site, task, metric, description, deviation))
     return found
 
@@ -258,8 +266,7 @@ def _person_values(
     return {key: statistics.fmean(values[key]) for key in sorted(values)}
 
 
-def _seed_deviation(entries: Sequence[Entry], metric: str, site: str | None, task: str | None) -> float | None:
-    means = [statistics.fmean(_person_values([entry], metric, site, task).values()) for entry in entries]
+def _deviation(means: Sequence[float]) -> float | None:
     return statistics.stdev(means) if len(means) > 1 and all(map(math.isfinite, means)) else None
 
 

@@ -28,9 +28,8 @@ def serve_newcomer(
     """Models of a held-out site: with the federation's shared parameters, and after some rounds of its own training.
 
     What the method keeps private starts as the seed makes it: the site never had any. A centralised method gives its
-    whole generator. The fit has the full learning rate, and nothing of it is
-    sent, so nothing is rounded. Batch-norm statistics are re-estimated on the site's training
-    slices in both models. Nothing of the run is changed.
+    whole generator. The fit has the full learning rate, and nothing of it is sent, so nothing is rounded. Batch-norm
+    statistics are re-estimated on the site's training slices in both models. Nothing of the run is changed.
 
     Args:
         run: finished.
