@@ -31,8 +31,10 @@ def compile_networks(networks: Iterable[nn.Module], device: torch.device) -> boo
     """
     if not can_compile(device.type):
         return False
-    torch._dynamo.config.cache_size_limit = GRAPHS
-    torch._dynamo.config.suppress_errors = True  # a network that cannot be compiled runs as it is
+    from torch._dynamo import config  # slow to import, and seldom wanted
+
+    config.cache_size_limit = GRAPHS
+    config.suppress_errors = True  # a network that cannot be compiled runs as it is
     for network in networks:
         network.compile(dynamic=False, options=OPTIONS)
     return True

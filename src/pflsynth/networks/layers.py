@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -81,7 +82,8 @@ def instance_affine(features: Tensor, scale: Tensor | None = None, shift: Tensor
         shift: means (B, C) of the output; default 0.
     """
     count = len(features)
-    scales, shifts = ([None] * count if part is None else part.unbind() for part in (scale, shift))
+    scales: Sequence[Tensor | None] = [None] * count if scale is None else scale.unbind()
+    shifts: Sequence[Tensor | None] = [None] * count if shift is None else shift.unbind()
     normalised = [
         F.batch_norm(own, None, None, weight, bias, training=True, eps=1e-5)
         for own, weight, bias in zip(features.split(1), scales, shifts, strict=True)
