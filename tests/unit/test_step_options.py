@@ -112,7 +112,7 @@ def test_checkpointing_gives_the_same_bytes() -> None:
     assert len(calls) == 2
 
 
-def test_checkpointing_has_autograd_keep_no_feature_map_within_stages() -> None:
+def test_checkpointing_keeps_the_input_of_each_stage_alone() -> None:
     kept: dict[bool, list[torch.Size]] = {False: [], True: []}
     for checkpointing, shapes in kept.items():
         generator = generator_of()
@@ -126,7 +126,7 @@ def test_checkpointing_has_autograd_keep_no_feature_map_within_stages() -> None:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             generator(IMAGES, CODES)
     assert len(kept[False]) > 20
-    assert kept[True] == []
+    assert len(kept[True]) == len(generator.stages)
 
 
 @pytest.mark.slow
