@@ -217,7 +217,7 @@ class Site:
         networks = self._method.networks(self.config, self.name)
         partition = self._method.sharing(self.config).partition(networks)
         load_part(networks, partition.shared, shared, f"shared parameters for site {self.name}")
-        networks.to(self._device, memory_format=torch.channels_last)
+        networks.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizers = make_optimizers(networks, self.config.training)
         residual: dict[str, torch.Tensor] = {}
         if base > 0:
