@@ -25,8 +25,15 @@ BATCH = 4
 PAIR = ("T1w", "T2w")
 
 
-def write_prepared(folder: Path, subjects: int, slices: int, size: int) -> None:
-    """Write a folder such as ``prepare`` makes."""
+def write_prepared(
+    folder: Path,
+    subjects: int,
+    slices: int,
+    size: int,
+    site: str = "benchmark",
+    settings: dict[str, object] | None = None,
+) -> None:
+    """Write a folder such as ``prepare`` makes, of a site and with the settings of an agreement."""
     entries = []
     random = np.random.default_rng(0)
     for number in range(subjects):
@@ -54,8 +61,8 @@ def write_prepared(folder: Path, subjects: int, slices: int, size: int) -> None:
         )
     manifest = Manifest(
         pflsynth="benchmark",
-        site="benchmark",
-        settings={"image": {"size": size}},
+        site=site,
+        settings=settings or {"image": {"size": size}},
         tasks=(),
         split_source="fractions",
         splits_sha256=None,

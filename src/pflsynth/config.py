@@ -29,7 +29,16 @@ from pflsynth.config_sections import (
 CONTRASTS = ("T1w", "T1ce", "T2w", "PDw", "FLAIR")
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
-LOCAL_KEYS = ("data_root", "device", "workers", "threads", "perceptual_weights", "phantom")
+LOCAL_KEYS = (
+    "data_root",
+    "device",
+    "workers",
+    "threads",
+    "compile",
+    "checkpoint_activations",
+    "perceptual_weights",
+    "phantom",
+)
 SITE_LOCAL_KEYS = ("data", "layout", "contrast_names")
 
 _TASK = re.compile(r"^\s*([A-Za-z0-9]+)\s*(?:->|→|:)\s*([A-Za-z0-9]+)\s*$")
@@ -111,6 +120,10 @@ class FederationConfig(Strict):
     device: str = Field("cpu", pattern=DEVICE, description="torch device: cpu, cuda or cuda:1 (local)")
     workers: int = Field(1, ge=1, description="processes of check, prepare and compare, threads of synthesize (local)")
     threads: int = Field(2, ge=1, description="CPU threads of torch, of each process (local)")
+    compile: bool = Field(False, description="training runs compiled networks, by torch.compile (local)")
+    checkpoint_activations: bool = Field(
+        False, description="training keeps less and computes it once more: less memory, same result (local)"
+    )
     phantom: int | None = Field(
         None, ge=4, description="write the phantom, this many subjects a site, to data_root if it is absent (local)"
     )
@@ -177,11 +190,14 @@ class FederationConfig(Strict):
     def agreement(self) -> dict[str, Any]:
         """The resolved agreement without local keys, as plain JSON values.
 
-        ``updates`` is in it only where it is not the default: it came later than agreements whose hash must stay.
+        ``updates`` and ``training.precision`` are in it only where they are not the default: they came later than
+        agreements whose hash must stay.
         """
         content = self.model_dump(mode="json", exclude=set(LOCAL_KEYS))
         if self.updates == UpdatesConfig():
             del content["updates"]
+        if self.training.precision == TrainingConfig().precision:
+            del content["training"]["precision"]
         for site in content["sites"].values():
             for key in SITE_LOCAL_KEYS:
                 del site[key]

@@ -60,7 +60,8 @@ def load_config(path: Path, overrides: Sequence[str] = (), data_root: Path | Non
     data = data_root / site.site if data_root is not None else site.data
     own = {key: getattr(site, key) for key in ("layout", "contrast_names") if getattr(site, key) is not None}
     here = federation.sites[site.site].model_copy(update={"data": data.absolute(), **own})
-    local = {key: getattr(site, key) for key in ("device", "workers", "threads") if getattr(site, key) is not None}
+    machine = ("device", "workers", "threads", "compile", "checkpoint_activations")
+    local = {key: getattr(site, key) for key in machine if getattr(site, key) is not None}
     federation = federation.model_copy(update={"sites": {**federation.sites, site.site: here}, **local})
     return LoadedConfig(federation, (site.site,), path, site)
 

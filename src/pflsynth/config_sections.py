@@ -122,6 +122,9 @@ class TrainingConfig(Strict):
     )
     l1_weight: float = Field(100.0, ge=0)
     adversarial_weight: float = Field(1.0, ge=0)
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the convolutions; norms, losses and optimizers are float32 always"
+    )
     perceptual_sha256: str | None = Field(
         None, pattern="^[0-9a-f]{64}$", description="SHA-256 of VGG-16's weights, for the perceptual loss of pgan"
     )

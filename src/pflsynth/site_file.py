@@ -39,6 +39,8 @@ class SiteFile(Strict):
     device: str | None = Field(None, pattern=DEVICE)
     workers: int | None = Field(None, ge=1)
     threads: int | None = Field(None, ge=1)
+    compile: bool | None = None
+    checkpoint_activations: bool | None = None
     prepared: Path | None = Field(None, strict=False, description="folder of prepared data, relative to this file")
     run: Path | None = Field(None, strict=False, description="folder of the site's run, relative to this file")
     coordinator: str | None = Field(None, description="address of the coordinator, host:port")

@@ -58,6 +58,8 @@ def test_the_hash_ignores_local_keys() -> None:
         "device": "cuda",
         "workers": 7,
         "threads": 9,
+        "compile": True,
+        "checkpoint_activations": True,
         "perceptual_weights": "vgg16.pth",
         "phantom": 5,
     }
@@ -80,6 +82,13 @@ def test_the_default_encoding_is_no_part_of_the_hash_and_others_are() -> None:
     hashes = {config(updates={"encoding": name}).agreement_sha256() for name in ("float32", "bfloat16", "int8")}
     assert len(hashes) == 3
     assert config(updates={"encoding": "int8"}).agreement()["updates"] == {"encoding": "int8"}
+
+
+def test_the_default_precision_is_no_part_of_the_hash_and_the_other_is() -> None:
+    """It came after runs that are to be opened still."""
+    assert config(training={"precision": "float32"}).agreement_sha256() == config().agreement_sha256()
+    assert "precision" not in config().agreement()["training"]
+    assert config(training={"precision": "bfloat16"}).agreement()["training"]["precision"] == "bfloat16"
 
 
 def test_the_hash_ignores_the_order_of_keys_and_spelled_out_defaults() -> None:
@@ -125,6 +134,7 @@ OTHER_VALUES: dict[str, Any] = {
     "training.betas": [0.9, 0.999],
     "training.l1_weight": 10.0,
     "training.adversarial_weight": 0.0,
+    "training.precision": "bfloat16",
     "training.perceptual_sha256": "0" * 64,
     "training.flip": 0.0,
     "training.shift": 0,
@@ -152,7 +162,7 @@ def test_the_hash_changes_with_every_agreed_key(key: str) -> None:
 
 
 def test_every_agreed_key_is_tried_above() -> None:
-    keys = set(_leaves(config(updates={"encoding": "int8"}).agreement()))
+    keys = set(_leaves(config(updates={"encoding": "int8"}, training={"precision": "bfloat16"}).agreement()))
     assert keys - set(OTHER_VALUES) == {"sites.b.tasks", "sites.b.brain_mask"}  # those of site a are tried
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -43,7 +45,7 @@ class Batch:
     Attributes:
         source: (B, 1, H, W).
         target: (B, 1, H, W).
-        tasks: (B,), the index of each sample's task.
+        tasks: (B,), the index of each sample's task; on the CPU always, where it is read.
         contrasts: (B, C, H, W), every contrast of the federation; background where there is none. Only if asked for.
         present: (B, C) bool, which of them there are.
     """
@@ -55,13 +57,24 @@ class Batch:
     present: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on a device."""
+        """The same batch with its images on a device; those that are pinned go there in the background."""
+        return self._each(lambda images: images.to(device, non_blocking=True))
+
+    def pinned(self) -> Batch:
+        """The same batch with its images in page-locked memory, from which a GPU takes them in the background."""
+        return self._each(torch.Tensor.pin_memory)
+
+    def first(self) -> Batch:
+        """Its first sample."""
+        return replace(self._each(lambda images: images[:1]), tasks=self.tasks[:1])
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         return Batch(
-            self.source.to(device),
-            self.target.to(device),
-            self.tasks.to(device),
-            None if self.contrasts is None else self.contrasts.to(device),
-            None if self.present is None else self.present.to(device),
+            change(self.source),
+            change(self.target),
+            self.tasks,
+            None if self.contrasts is None else change(self.contrasts),
+            None if self.present is None else change(self.present),
         )
 
 
@@ -150,6 +163,26 @@ def batches(
             torch.cat(others, dim=1) if others else None,
             torch.from_numpy(present) if others else None,
         )
+
+
+def prefetched(made: Iterator[Batch], finish: Callable[[Batch], Batch], ahead: int = 2) -> Iterator[Batch]:
+    """The same batches in the same order, made by a thread while those before them are worked on.
+
+    Args:
+        made: the batches; the thread alone takes them.
+        finish: what the thread does to each, such as :meth:`Batch.pinned`.
+        ahead: batches that wait at most.
+    """
+
+    def take() -> Batch | None:
+        batch = next(made, None)
+        return None if batch is None else finish(batch)
+
+    with ThreadPoolExecutor(1) as thread:
+        waiting = deque(thread.submit(take) for _ in range(ahead))
+        while (batch := waiting.popleft().result()) is not None:
+            waiting.append(thread.submit(take))
+            yield batch
 
 
 def _place(canvas: np.ndarray, image: np.ndarray, sample: Sample) -> None:

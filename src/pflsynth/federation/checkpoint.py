@@ -105,8 +105,8 @@ def load_private(
     for key, value in moments.items():
         name, _, entry = key.removeprefix(OPTIMIZER).rpartition("/")
         parameter = parameters[name]
-        device = "cpu" if entry == "step" else parameter.device
-        owners[parameter].state[parameter][entry] = value.to(device)
+        like = value.new_empty(()).to(parameter.device) if entry == "step" else torch.empty_like(parameter)
+        owners[parameter].state[parameter][entry] = like.copy_(value)  # in the parameter's memory format
     return residual
 
 

@@ -86,6 +86,8 @@ def _is_within(key: str, name: str) -> bool:
 
 
 def shared_tensors(module: nn.Module, partition: Partition) -> dict[str, torch.Tensor]:
-    """Copies of the shared tensors of ``module``, detached, on the CPU, float32."""
-    state = module.state_dict()
-    return {key: state[key].detach().to("cpu", torch.float32, copy=True) for key in partition.shared}
+    """Copies of the shared tensors of ``module``, detached, on the CPU, float32, in torch's default memory format."""
+    state, wanted = module.state_dict(), torch.contiguous_format
+    return {
+        key: state[key].detach().to("cpu", torch.float32, copy=True, memory_format=wanted) for key in partition.shared
+    }

@@ -14,8 +14,18 @@ from pflsynth.devices import use_device
 from pflsynth.errors import DataError
 from pflsynth.federation.aggregate import Update, UpdateRefused
 from pflsynth.federation.batch_norm import reestimate_batch_norm
-from pflsynth.federation.batches import Batch, Sample, batches, mixed_pass, training_epoch, usable_slices
+from pflsynth.federation.batches import (
+    Batch,
+    Sample,
+    batches,
+    mixed_pass,
+    prefetched,
+    training_epoch,
+    usable_slices,
+)
 from pflsynth.federation.checkpoint import Provenance, load_part, load_private, save_private
+from pflsynth.federation.machine import check_machine, out_of_memory, set_up
+from pflsynth.federation.method import Optimizers
 from pflsynth.federation.methods import LocalRound, SiteNetworks, StepLosses, method_of, task_code
 from pflsynth.federation.sharing import Partition, shared_tensors
 from pflsynth.federation.step import learning_rate_factor, make_optimizers
@@ -45,6 +55,7 @@ class Site:
         Raises:
             UsageError: if there is no such method, or it cannot train these tasks.
             ModelError: if a file of weights that the method needs is missing or another.
+                Or if the device cannot train as the configuration wants it.
             DataError: if the data is of another site, was prepared with other settings, or no training slice serves a
                 task.
         """
@@ -68,6 +79,7 @@ class Site:
         self._codes = torch.stack([task_code(config, *pair) for pair in pairs])
         self._reverse_codes = torch.stack([task_code(config, member, task.reversed) for member, task in pairs])
         self._device = use_device(config.device, config.threads)
+        check_machine(config, self._device)
 
     @property
     def slices(self) -> int:
@@ -101,12 +113,13 @@ class Site:
 
         Raises:
             ModelError: if the private state of ``base`` is missing or does not fit.
+            PflsynthError: if a step does not fit into the memory of the GPU, with the batch that would.
             UpdateRefused: if training diverged: a NaN that stays private would spoil all later rounds of this site.
         """
         training = self.config.training
         torch.manual_seed(derive_seed(self.config.seed, self.name, round_number, "dropout"))
         networks, optimizers, partition, residual = self._load(shared, base)
-        networks.train()
+        set_up(networks.train(), self.config, self._device)
         factor = learning_rate_factor(round_number, self.config.rounds)
         for optimizer in optimizers.values():
             for group in optimizer.param_groups:
@@ -124,7 +137,7 @@ class Site:
         )
         losses: list[StepLosses] = []
         for index, batch in enumerate(self._training_batches(round_number)):
-            losses.append(self._method.step(networks, optimizers, batch, local, index))
+            losses.append(self._step(networks, optimizers, batch, local, index))
             if on_step is not None:
                 on_step(len(losses), self.steps_per_round)
         self._check_finite(networks, round_number)
@@ -170,6 +183,19 @@ class Site:
             if number < base and number not in keep:
                 path.unlink()
 
+    def _step(
+        self, networks: SiteNetworks, optimizers: Optimizers, batch: Batch, local: LocalRound, index: int
+    ) -> StepLosses:
+        try:
+            return self._method.step(networks, optimizers, batch, local, index)
+        except torch.cuda.OutOfMemoryError:
+            pass  # and out of here, so that what the step held is freed
+        raise out_of_memory(
+            self._device,
+            len(batch.tasks),
+            lambda: self._method.step(networks, optimizers, batch.first(), local, index),
+        )
+
     def _training_batches(self, round_number: int) -> Iterator[Batch]:
         generator = numpy_generator(self.config.seed, self.name, round_number, "epoch")
         contrasts = self.config.contrasts if self._method.all_contrasts else ()
@@ -178,7 +204,10 @@ class Site:
 
     def _batches(self, samples: list[Sample], contrasts: Sequence[str] = ()) -> Iterator[Batch]:
         size = self.config.training.batch_size
-        for batch in batches(self.stores, self.tasks, samples, size, contrasts):
+        made = batches(self.stores, self.tasks, samples, size, contrasts)
+        if self._device.type == "cuda":
+            made = prefetched(made, Batch.pinned)
+        for batch in made:
             yield batch.to(self._device)
 
     def _load(
@@ -188,7 +217,7 @@ class Site:
         networks = self._method.networks(self.config, self.name)
         partition = self._method.sharing(self.config).partition(networks)
         load_part(networks, partition.shared, shared, f"shared parameters for site {self.name}")
-        networks.to(self._device)
+        networks.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizers = make_optimizers(networks, self.config.training)
         residual: dict[str, torch.Tensor] = {}
         if base > 0:

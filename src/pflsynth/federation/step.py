@@ -18,7 +18,7 @@ ImageLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def make_optimizers(networks: SiteNetworks, training: TrainingConfig) -> dict[str, torch.optim.Adam]:
-    """One Adam for the generator, every discriminator and every helper, keyed by the module's name in ``networks``.
+    """One fused Adam for the generator, every discriminator and every helper, keyed by the module's name.
 
     A helper that is itself a :class:`SiteNetworks` has optimizers of its own for its parts.
     """
@@ -32,7 +32,7 @@ def make_optimizers(networks: SiteNetworks, training: TrainingConfig) -> dict[st
         else:
             modules[f"helpers.{name}"] = helper
     return {
-        name: torch.optim.Adam(module.parameters(), lr=training.learning_rate, betas=training.betas)
+        name: torch.optim.Adam(module.parameters(), lr=training.learning_rate, betas=training.betas, fused=True)
         for name, module in modules.items()
     } | nested
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
+import torch
 from torch import Tensor, nn
 
+from pflsynth.networks.checkpointing import Checkpointable
 from pflsynth.networks.layers import ResidualLayer, check_stage_sizes, initialise, rectified, upsampling
-from pflsynth.networks.personalization import BLOCK_PARTS, Mapper, PersonalizationBlock
+from pflsynth.networks.personalization import BLOCK_PARTS, Mapper, PersonalizationBlock, Style, personalised
 
 
-class PersonalizedGenerator(nn.Module):
+class PersonalizedGenerator(Checkpointable):
     """Translates a source into a target contrast, specialised to a site and a task by a code vector.
 
     Stages 1–3 encode (7×7 convolution, then two 3×3 of stride 2), the next ``residual_layers`` stages are residual
@@ -83,10 +86,28 @@ class PersonalizedGenerator(nn.Module):
             DataError: if H or W is not as above.
         """
         check_stage_sizes(image)
-        latent = self.mapper(code)
+        styles = self.styles(code)
         features = image
-        for number, personalize in self.personalization.items():
-            features = personalize(self.stages[number](features), latent)
-        last = str(len(self.stages))
-        translated: Tensor = self.stages[last](features)
-        return translated
+        for number, stage in self.stages.items():
+            features = self.run(stage, partial(_styled, style=styles.get(number)), features)
+        return features
+
+    def styles(self, code: Tensor) -> dict[str, Style]:
+        """Return what each personalization block does to samples with codes (B, code_length), by its number.
+
+        Latents and styles are computed once for every distinct code.
+        """
+        which = None
+        if len(code) > 1:
+            code, which = torch.unique(code, dim=0, return_inverse=True)
+        latent = self.mapper(code)
+        styles: dict[str, Style] = {}
+        for number, block in self.personalization.items():
+            assert isinstance(block, PersonalizationBlock)
+            style = block.style(latent)
+            styles[number] = style if which is None else style.of(which)
+        return styles
+
+
+def _styled(features: Tensor, style: Style | None) -> Tensor:
+    return features if style is None else personalised(features, style)

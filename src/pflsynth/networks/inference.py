@@ -20,7 +20,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from pflsynth.networks.generators import PersonalizedGenerator
 from pflsynth.networks.layers import ResidualLayer, check_stage_sizes
 from pflsynth.networks.multicontrast import MultiContrastUNet
-from pflsynth.networks.personalization import AdaCW, AdaIN
+from pflsynth.networks.personalization import PersonalizationBlock
 from pflsynth.networks.resnet import ResNetGenerator
 from pflsynth.networks.switchable import SwitchableUNet, Switched
 from pflsynth.networks.unet import ConvolutionBlock, UNet, UNetGenerator, UpsamplingBlock, padded, read_task
@@ -227,7 +227,7 @@ def _(generator: PersonalizedGenerator, code: Tensor) -> nn.Module:
     for number, stage in generator.stages.items():
         layers.append(_folded(stage))
         if number in generator.personalization:
-            layers += _personalised(generator.personalization[number], latent)
+            layers.append(_personalised(generator.personalization[number], latent))
     return Stages(layers)
 
 
@@ -284,27 +284,18 @@ def _folded(stage: nn.Module) -> nn.Module:
     return copy.deepcopy(stage)
 
 
-def _personalised(block: nn.Module, latent: Tensor) -> list[nn.Module]:
+def _personalised(block: nn.Module, latent: Tensor) -> nn.Module:
     """A personalization block at a latent (1, LATENT): one layer."""
-    parts = dict(block.named_children())
-    adain, adacw = parts.get("adain"), parts.get("adacw")
-    gates = adacw.gates(latent)[0] if isinstance(adacw, AdaCW) else None
-    if not isinstance(adain, AdaIN):
-        return [] if gates is None else [Gates(gates)]
-    return [_affine(adain, latent, gates)]
-
-
-def _affine(adain: AdaIN, latent: Tensor, gates: Tensor | None = None) -> InstanceAffine:
-    deviations, means = (part[0] for part in adain.statistics(latent))
-    if gates is not None:
-        deviations, means = deviations * gates, means * gates
-    return InstanceAffine(deviations, means)
+    assert isinstance(block, PersonalizationBlock)
+    scale, shift = block.style(latent)
+    return Gates(scale[0]) if shift is None else InstanceAffine(scale[0], shift[0])
 
 
 def _switched(switched: nn.Module, latent: Tensor) -> nn.Module:
     """A block of the switchable U-Net at a latent (1, LATENT)."""
     assert isinstance(switched, Switched)
-    return nn.Sequential(_block(switched.block), _affine(switched.adain, latent))
+    scale, shift = switched.adain.statistics(latent)
+    return nn.Sequential(_block(switched.block), InstanceAffine(scale[0], shift[0]))
 
 
 def _block(block: nn.Module) -> nn.Module:

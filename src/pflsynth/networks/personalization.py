@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pflsynth.networks.layers import EqualizedLinear
+from pflsynth.networks.layers import EqualizedLinear, instance_affine
 
 LATENT = 512
 """Length of the latent that the mapper produces."""
@@ -99,8 +100,7 @@ class AdaIN(nn.Module):
 
     def forward(self, features: Tensor, latent: Tensor) -> Tensor:
         """Map features (B, C, H, W) with more than one pixel and latents (B, latent) to features (B, C, H, W)."""
-        deviations, means = (part[:, :, None, None] for part in self.statistics(latent))
-        return torch.addcmul(means, F.instance_norm(features, eps=1e-5), deviations)
+        return instance_affine(features, *self.statistics(latent))
 
     def statistics(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         """Return the standard deviations 1 + γ (B, C) and the means β (B, C) that latents (B, latent) ask for."""
@@ -132,8 +132,27 @@ class AdaCW(nn.Module):
         return torch.sigmoid(self.expand(F.relu(self.reduce(latent))))
 
 
+class Style(NamedTuple):
+    """What a personalization block does to the channels of B samples.
+
+    Attributes:
+        scale: (B, C), gate · (1 + γ): the standard deviations of the output, or factors if there is no ``shift``.
+        shift: (B, C), gate · β: the means of the output; ``None`` in a block without AdaIN, which does not normalise.
+    """
+
+    scale: Tensor
+    shift: Tensor | None
+
+    def of(self, samples: Tensor) -> Style:
+        """The styles of other samples, each one of these by its index."""
+        return Style(self.scale[samples], None if self.shift is None else self.shift[samples])
+
+
 class PersonalizationBlock(nn.Module):
     """A personalization block: AdaIN, then AdaCW, both driven by the latent of site and task.
+
+    The gates of AdaCW scale what AdaIN makes, so both together are one instance norm with one affine function of
+    every channel (:class:`Style`), and the feature map is read and written once.
 
     Args:
         channels: channels C of the feature map, a multiple of 8.
@@ -150,6 +169,22 @@ class PersonalizationBlock(nn.Module):
 
     def forward(self, features: Tensor, latent: Tensor) -> Tensor:
         """Map features (B, C, H, W) and latents (B, latent) to features (B, C, H, W)."""
-        for part in self.parts:
-            features = getattr(self, part)(features, latent)
-        return features
+        return personalised(features, self.style(latent))
+
+    def style(self, latent: Tensor) -> Style:
+        """Return what latents (B, latent) do to the channels."""
+        parts = dict(self.named_children())
+        adain, adacw = parts.get("adain"), parts.get("adacw")
+        gates = adacw.gates(latent) if isinstance(adacw, AdaCW) else None
+        if not isinstance(adain, AdaIN):
+            assert gates is not None
+            return Style(gates, None)
+        deviations, means = adain.statistics(latent)
+        return Style(deviations, means) if gates is None else Style(gates * deviations, gates * means)
+
+
+def personalised(features: Tensor, style: Style) -> Tensor:
+    """Give features (B, C, H, W) the style of their samples."""
+    if style.shift is None:
+        return features * style.scale[:, :, None, None]
+    return instance_affine(features, style.scale, style.shift)

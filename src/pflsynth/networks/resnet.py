@@ -9,10 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from pflsynth.networks.checkpointing import Checkpointable
 from pflsynth.networks.layers import ResidualLayer, check_stage_sizes, initialise, rectified, upsampling
 
 
-class ResNetGenerator(nn.Module):
+class ResNetGenerator(Checkpointable):
     """Translates a source into a target contrast: the stages of the unified generator, without any personalization.
 
     Stages are numbered from "1" in :attr:`stages` as those of
@@ -69,5 +70,9 @@ class ResNetGenerator(nn.Module):
         check_stage_sizes(image)
         features = image
         for stage in self.stages.values():
-            features = stage(features)
+            features = self.run(stage, _as_it_is, features)
         return features
+
+
+def _as_it_is(features: Tensor) -> Tensor:
+    return features

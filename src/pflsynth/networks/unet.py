@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pflsynth.errors import DataError
+from pflsynth.networks.layers import instance_affine
 
 
 class ConvolutionBlock(nn.Module):
@@ -190,7 +191,7 @@ def padded(images: Tensor, levels: int) -> Tensor:
 
 def normalised_and_rectified(features: Tensor) -> Tensor:
     """Return LeakyReLU(0.2) of the instance norm (eps 1e-5, nothing to learn) of features (B, C, H, W)."""
-    return F.leaky_relu(F.instance_norm(features, eps=1e-5), 0.2)
+    return F.leaky_relu(instance_affine(features), 0.2)
 
 
 def block_channels(width: int, levels: int) -> list[int]:
