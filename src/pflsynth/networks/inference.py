@@ -271,17 +271,22 @@ def _unet(network: UNet, before: nn.Module, after: nn.Module) -> UNetForm:
 def _folded(stage: nn.Module) -> nn.Module:
     """A stage of a residual generator without batch norm and dropout."""
     if isinstance(stage, ResidualLayer):
-        first, second = (
-            fuse_conv_bn_eval(convolution, norm)
-            for convolution, norm in ((stage.conv1, stage.norm1), (stage.conv2, stage.norm2))
-        )
+        first, second = _fused(stage.conv1, stage.norm1), _fused(stage.conv2, stage.norm2)
         return Residual(nn.Sequential(first, nn.ReLU(inplace=True), second))
     if isinstance(stage, nn.Sequential):
         convolution, norm, *rest = stage
-        if isinstance(convolution, nn.Conv2d | nn.ConvTranspose2d) and isinstance(norm, nn.BatchNorm2d):
-            transposed = isinstance(convolution, nn.ConvTranspose2d)
-            return nn.Sequential(fuse_conv_bn_eval(convolution, norm, transpose=transposed), *map(copy.deepcopy, rest))
+        if isinstance(norm, nn.BatchNorm2d):
+            return nn.Sequential(_fused(convolution, norm), *map(copy.deepcopy, rest))
     return copy.deepcopy(stage)
+
+
+def _fused(convolution: nn.Module, norm: nn.BatchNorm2d) -> nn.Module:
+    """A convolution, or several one after another, of which the last one holds the batch norm that followed."""
+    if isinstance(convolution, nn.Sequential):
+        *others, last = convolution
+        return nn.Sequential(*map(copy.deepcopy, others), _fused(last, norm))
+    assert isinstance(convolution, nn.Conv2d | nn.ConvTranspose2d)
+    return fuse_conv_bn_eval(convolution, norm, transpose=isinstance(convolution, nn.ConvTranspose2d))
 
 
 def _personalised(block: nn.Module, latent: Tensor) -> list[nn.Module]:
