@@ -54,7 +54,7 @@ def test_the_papers_generator_takes_the_operations_that_are_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("width", "layers", "size"), [(64, 9, 256), (32, 9, 256), (16, 4, 88), (16, 4, 96), (8, 3, 64), (64, 16, 128)]
+    ("width", "layers", "size"), [(64, 9, 256), (32, 9, 256), (16, 4, 88), (16, 4, 96), (64, 16, 128)]
 )
 def test_lite_takes_at_most_a_quarter_of_the_operations_at_the_same_width(width: int, layers: int, size: int) -> None:
     assert gflop("lite", width, layers, size) <= gflop("full", width, layers, size) / 4
