@@ -213,10 +213,10 @@ def show_estimate(terminal: Terminal, found: Estimate, rounds: int, device: str,
 
 def duration(seconds: float) -> str:
     """A length of time in words: "0.8 s", "45 s", "12 min", "3.4 h", "2.5 days"."""
-    for unit, length in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.3g} {unit}"
-    return f"{seconds:.2g} s"
+    units = (("days", 86400.0), ("h", 3600.0), ("min", 60.0))
+    unit, length = next((own for own in units if seconds >= 2 * own[1]), ("s", 1.0))
+    value = seconds / length
+    return f"{value:.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
 
 
 def plan_table(plans: Mapping[str, SitePlan]) -> Table:

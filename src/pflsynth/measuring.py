@@ -108,7 +108,7 @@ def thread_counts() -> list[int]:
 def _short(config: FederationConfig, trainer: str) -> FederationConfig:
     """The configuration with two short rounds of one trainer; code and networks are as large as before."""
     training = {"local_epochs": 1, "validate_every": 0, "select": "last", "keep_every": 0}
-    changes = {"rounds": 2, "quorum": None, "training": config.training.model_copy(update=training)}
+    changes: dict[str, object] = {"rounds": 2, "quorum": None, "training": config.training.model_copy(update=training)}
     if trainer != CENTRAL:
         changes["held_out"] = tuple(site for site in config.site_names if site != trainer)
     return config.model_copy(update=changes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -11,11 +12,12 @@ from torch import nn
 from pflsynth import training
 from pflsynth.config import FederationConfig
 from pflsynth.config_files import load_config
+from pflsynth.config_sections import ModelConfig
 from pflsynth.errors import DataError, ModelError
 from pflsynth.federation.methods import METHODS
 from pflsynth.federation.operations import forward_gflop
 from pflsynth.federation.personalised import open_personalised
-from pflsynth.networks.generators import PersonalizedGenerator
+from pflsynth.networks.generators import FAMILIES, PersonalizedGenerator
 from pflsynth.networks.official import to_official
 from pflsynth.networks.personalization import PersonalizationBlock
 
@@ -134,6 +136,10 @@ def test_depthwise_convolutions_start_large_enough_to_be_heard() -> None:
 def test_a_lite_generator_has_no_official_names() -> None:
     with pytest.raises(ModelError, match="family lite has no names in the authors' public code"):
         to_official(PersonalizedGenerator(4, width=8, residual_layers=1, family="lite"))
+
+
+def test_a_configuration_can_name_every_family() -> None:
+    assert get_args(ModelConfig.model_fields["family"].annotation) == tuple(FAMILIES)
 
 
 def test_the_default_family_is_no_part_of_the_hash_and_lite_is() -> None:

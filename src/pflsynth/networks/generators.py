@@ -11,7 +11,7 @@ from pflsynth.networks.layers import ResidualLayer, check_stage_sizes, initialis
 from pflsynth.networks.lite import lite_stages
 from pflsynth.networks.personalization import BLOCK_PARTS, Mapper, PersonalizationBlock
 
-Stages = Callable[[int, int, float], list[nn.Module]]
+StageBuilder = Callable[[int, int, float], list[nn.Module]]
 """Builds the stages of a generator from its width, number of residual layers and dropout."""
 
 
@@ -28,7 +28,7 @@ def full_stages(width: int, residual_layers: int, dropout: float) -> list[nn.Mod
     ]
 
 
-FAMILIES: Mapping[str, Stages] = MappingProxyType({"full": full_stages, "lite": lite_stages})
+FAMILIES: Mapping[str, StageBuilder] = MappingProxyType({"full": full_stages, "lite": lite_stages})
 """What the stages of a personalised generator may be made of; all else about it is the same."""
 
 
