@@ -121,7 +121,7 @@ def _estimate(terminal: Terminal, config: FederationConfig, slices: Mapping[str,
         with terminal.progress() as bar:
             bar.add_task("measure training steps", total=None)
             found = estimate(config, slices)
-    except PflsynthError as error:
+    except (PflsynthError, OSError) as error:  # such as a full disk
         terminal.finding("suspicious", f"how long a round takes was not measured: {error}")
         return None
     show_estimate(terminal, found, config.rounds, config.device, config.threads)

@@ -62,15 +62,18 @@ def measure(config: FederationConfig, trainer: str, threads: Sequence[int] = ())
     Raises:
         UsageError: the device is not there.
         ModelError: a file of weights that the method needs is missing or another.
-        PflsynthError: the process was ended from outside, as for want of memory.
+        PflsynthError: the GPU's memory is too small, or the process was ended from outside, as for want of memory.
     """
     pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=begin_worker)
     try:
         return pool.submit(measure_here, config, trainer, tuple(threads)).result()
-    except BrokenProcessPool:
+    except (BrokenProcessPool, torch.OutOfMemoryError) as failure:
+        what = (
+            "ran out of the GPU's memory" if isinstance(failure, torch.OutOfMemoryError) else "was ended from outside"
+        )
         raise PflsynthError(
-            "the process that measured a training step was ended, most likely for want of memory; a training would be "
-            "too: take a smaller image.size, model.width or training.batch_size"
+            f"the process that measured a training step {what}; a training most likely needs more memory than there "
+            "is: take a smaller image.size, model.width or training.batch_size"
         ) from None
     except BaseException:  # Ctrl-C: do not wait for its end
         for process in active_children():

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from pflsynth import estimate as module
 from pflsynth.console import duration
 from pflsynth.data.slices import SliceStore
 from pflsynth.data.stand_in import write_stand_in
-from pflsynth.errors import UsageError
+from pflsynth.errors import PflsynthError, UsageError
 from pflsynth.estimate import Estimate, estimate
 from pflsynth.federation.methods import CENTRAL
 from pflsynth.federation.site import Site
@@ -96,6 +99,27 @@ def test_a_process_of_its_own_measures_and_leaves_nothing(
     assert len(ballast) == 1000 * 2**20
     assert 50 < found.memory_mb < 1000
     assert list(tmp_path.iterdir()) == []
+
+
+def die(config: object, trainer: str, threads: object) -> None:
+    """In place of measuring: end as the system ends a process for want of memory."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run_out(config: object, trainer: str, threads: object) -> None:
+    """In place of measuring: a GPU that is too small."""
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize(
+    ("ending", "what"), [(die, "was ended from outside"), (run_out, "ran out of the GPU's memory")]
+)
+def test_too_little_memory_is_told_of(
+    ending: Callable[..., None], what: str, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pflsynth.measuring.measure_here", ending)
+    with pytest.raises(PflsynthError, match=rf"{what}; .* take a smaller image\.size, model\.width or"):
+        measure(tiny.config, "north")
 
 
 def test_a_device_that_is_not_there_is_told_of(tiny: Tiny) -> None:
