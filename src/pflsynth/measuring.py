@@ -64,9 +64,14 @@ def measure(config: FederationConfig, trainer: str, threads: Sequence[int] = ())
         ModelError: a file of weights that the method needs is missing or another.
         PflsynthError: the GPU's memory is too small, or the process was ended from outside, as for want of memory.
     """
+    with TemporaryDirectory(prefix="pflsynth-") as folder:  # made here: a process that is killed cleans up nothing
+        return _apart(config, trainer, tuple(threads), Path(folder))
+
+
+def _apart(config: FederationConfig, trainer: str, threads: tuple[int, ...], folder: Path) -> Measured:
     pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=begin_worker)
     try:
-        return pool.submit(measure_here, config, trainer, tuple(threads)).result()
+        return pool.submit(measure_here, config, trainer, threads, folder).result()
     except (BrokenProcessPool, torch.OutOfMemoryError) as failure:
         what = (
             "ran out of the GPU's memory" if isinstance(failure, torch.OutOfMemoryError) else "was ended from outside"
@@ -83,22 +88,20 @@ def measure(config: FederationConfig, trainer: str, threads: Sequence[int] = ())
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def measure_here(config: FederationConfig, trainer: str, threads: Sequence[int]) -> Measured:
-    """As :func:`measure`, in this process: its memory so far counts."""
+def measure_here(config: FederationConfig, trainer: str, threads: Sequence[int], folder: Path) -> Measured:
+    """As :func:`measure`, in this process, whose memory so far counts, and in an empty folder."""
     short = _short(config, trainer)
-    with TemporaryDirectory(prefix="pflsynth-") as name:
-        folder = Path(name)
-        for site in short.participants:
-            write_stand_in(short, site, folder / "prepared" / site, STEPS * config.training.batch_size)
-        step, other = _timed(short, folder, "run")
-        memory = _peak_memory_mb()
-        on_gpu = torch.device(config.device).type == "cuda"
-        device_memory = torch.cuda.max_memory_allocated(config.device) / 2**20 if on_gpu else None
-        by_threads = {config.threads: step}
-        for number in threads:
-            if not on_gpu and number not in by_threads:
-                other_number = short.model_copy(update={"threads": number, "rounds": 1})
-                by_threads[number], _ = _timed(other_number, folder, f"threads-{number}")
+    for site in short.participants:
+        write_stand_in(short, site, folder / "prepared" / site, STEPS * config.training.batch_size)
+    step, other = _timed(short, folder, "run")
+    memory = _peak_memory_mb()
+    on_gpu = torch.device(config.device).type == "cuda"
+    device_memory = torch.cuda.max_memory_allocated(config.device) / 2**20 if on_gpu else None
+    by_threads = {config.threads: step}
+    for number in threads:
+        if not on_gpu and number not in by_threads:
+            other_number = short.model_copy(update={"threads": number, "rounds": 1})
+            by_threads[number], _ = _timed(other_number, folder, f"threads-{number}")
     return Measured(step, other, memory, device_memory, dict(sorted(by_threads.items())))
 
 

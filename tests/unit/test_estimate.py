@@ -80,9 +80,9 @@ def test_thread_counts_are_those_of_this_machine() -> None:
 
 
 @pytest.mark.parametrize("method", ["pflsynth", "fedmri", "fedmm", "pflsynth-central"])
-def test_steps_are_measured_with_every_kind_of_method(method: str, tiny: Tiny) -> None:
+def test_steps_are_measured_with_every_kind_of_method(method: str, tiny: Tiny, tmp_path: Path) -> None:
     config = changed(tiny.config, method=method)
-    found = measure_here(config, busiest(config), [1, 2])
+    found = measure_here(config, busiest(config), [1, 2], tmp_path)
     assert found.step_seconds > 0
     assert found.other_seconds > 0
     assert list(found.threads) == [1, 2]
@@ -93,7 +93,7 @@ def test_steps_are_measured_with_every_kind_of_method(method: str, tiny: Tiny) -
 def test_a_process_of_its_own_measures_and_leaves_nothing(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     ballast = bytearray(os.urandom(1)) * 1000 * 2**20  # what this process takes is not in the figures
     found = measure(tiny.config, "north")
     assert len(ballast) == 1000 * 2**20
@@ -101,12 +101,12 @@ def test_a_process_of_its_own_measures_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def die(config: object, trainer: str, threads: object) -> None:
+def die(config: object, trainer: str, threads: object, folder: Path) -> None:
     """In place of measuring: end as the system ends a process for want of memory."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def run_out(config: object, trainer: str, threads: object) -> None:
+def run_out(config: object, trainer: str, threads: object, folder: Path) -> None:
     """In place of measuring: a GPU that is too small."""
     raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -115,11 +115,13 @@ def run_out(config: object, trainer: str, threads: object) -> None:
     ("ending", "what"), [(die, "was ended from outside"), (run_out, "ran out of the GPU's memory")]
 )
 def test_too_little_memory_is_told_of(
-    ending: Callable[..., None], what: str, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+    ending: Callable[..., None], what: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr("pflsynth.measuring.measure_here", ending)
     with pytest.raises(PflsynthError, match=rf"{what}; .* take a smaller image\.size, model\.width or"):
         measure(tiny.config, "north")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_device_that_is_not_there_is_told_of(tiny: Tiny) -> None:

