@@ -29,7 +29,7 @@ def write_stand_in(config: FederationConfig, site: str, folder: Path, slices: in
     contrasts = sorted({contrast for task in tasks for contrast in (task.source, task.target)})
     random = np.random.default_rng(0)
     tensors: dict[str, npt.NDArray[np.float32] | npt.NDArray[np.uint8]] = {
-        contrast: 2 * random.random((slices, size, size), dtype=np.float32) - 1 for contrast in contrasts
+        contrast: random.uniform(-1, 1, (slices, size, size)).astype(np.float32) for contrast in contrasts
     }
     tensors["mask"] = np.ones((slices, size, size), np.uint8)
     path = folder / f"{_NAME}.safetensors"
