@@ -8,7 +8,7 @@ import torch
 
 from pflsynth.federation.methods import task_code
 from pflsynth.federation.personalised import PersonalisedModel
-from pflsynth.networks.inference import ConstantCode
+from pflsynth.networks.inference_layers import ConstantCode
 
 
 def slice_by_slice(model: PersonalisedModel) -> PersonalisedModel:

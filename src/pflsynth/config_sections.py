@@ -72,6 +72,9 @@ class IntensityConfig(Strict):
 class ModelConfig(Strict):
     """The personalised generator and the discriminators (arXiv:2207.06509, Sec. III)."""
 
+    family: Literal["full", "lite"] = Field(
+        "full", description="stages of the personalised generator: the paper's, or some with a fraction of its GFLOP"
+    )
     width: int = Field(64, ge=8, le=512, multiple_of=8, description="channels of the first stage")
     residual_layers: int = Field(9, ge=1, le=32)
     split_stage: int | None = Field(

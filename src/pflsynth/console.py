@@ -16,6 +16,7 @@ from rich.table import Table
 from pflsynth.config import SPLITS
 from pflsynth.data.plan import SitePlan
 from pflsynth.data.prepare import PrepareReport
+from pflsynth.estimate import Estimate
 from pflsynth.evaluation.evaluate import COPY, PERSONALISED, Summary
 from pflsynth.evaluation.feature_files import FidScore
 from pflsynth.quality.findings import Level
@@ -175,6 +176,47 @@ def show_check(terminal: Terminal, check: SiteCheck, everything: bool) -> None:
     for finding in check.every_finding:
         for line in finding.text.splitlines():
             terminal.finding(finding.level, line)
+
+
+def show_estimate(terminal: Terminal, found: Estimate, rounds: int, device: str, threads: int) -> None:
+    """Print how long a round takes and what memory it needs.
+
+    Args:
+        terminal: where to.
+        found: what was measured and extrapolated.
+        rounds: of the training.
+        device: the configured one.
+        threads: the configured number.
+    """
+    measured = found.measured
+    for name, own in found.trainers.items():
+        what = f"{own.slices} training slices, {own.steps} steps of {measured.step_seconds:.3g} s"
+        terminal.finding("ok", f"{name}: {what}: about {duration(own.seconds)} a round")
+    if len(found.trainers) > 1:
+        terminal.finding("ok", f"a round of all in turn takes about {duration(found.round_seconds)} here")
+    whole = duration(rounds * found.round_seconds)
+    where = f"{device}, {threads} thread(s)" if device == "cpu" else device
+    terminal.finding("ok", f"{rounds} rounds take about {whole} ({where}; validation and resuming not counted)")
+    images = found.peak_memory_mb - measured.memory_mb
+    memory = f"{measured.memory_mb:.0f} MB, and {images:.0f} MB of mapped images that the system may take back"
+    if measured.device_memory_mb is not None:
+        memory += f"; {measured.device_memory_mb:.0f} MB of the GPU"
+    terminal.finding("ok", f"a training needs about {memory}")
+    if len(measured.threads) > 1:
+        tried = ", ".join(f"{number}: {seconds:.3g} s" for number, seconds in measured.threads.items())
+        advice = f"threads = {found.best_threads}"
+        advice += (
+            " is right here" if found.best_threads == threads else " would be right here: fix it in the configuration"
+        )
+        terminal.finding("ok", f"a step by number of threads: {tried}; {advice}")
+
+
+def duration(seconds: float) -> str:
+    """A length of time in words: "0.8 s", "45 s", "12 min", "3.4 h", "2.5 days"."""
+    units = (("days", 86400.0), ("h", 3600.0), ("min", 60.0))
+    unit, length = next((own for own in units if seconds >= 2 * own[1]), ("s", 1.0))
+    value = seconds / length
+    return f"{value:.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
 
 
 def plan_table(plans: Mapping[str, SitePlan]) -> Table:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pflsynth.errors import DataError, UsageError
+from pflsynth.errors import DataError, PflsynthError, UsageError
 from pflsynth.options import AsJson, ConfigPath, DataRoot, Force, Overrides
 
 if TYPE_CHECKING:
     from pflsynth.config import FederationConfig
     from pflsynth.console import Terminal
     from pflsynth.data.prepare import PrepareReport
+    from pflsynth.estimate import Estimate
 
 
 def check(
@@ -23,11 +24,16 @@ def check(
     data_root: DataRoot = None,
     html: Annotated[Path | None, typer.Option("--html", help="write a page with pictures of every subject")] = None,
     everything: Annotated[bool, typer.Option("--all", help="list subjects that are well too, however many")] = False,
+    measure: Annotated[
+        bool, typer.Option("--measure/--no-measure", help="train a few steps, to tell how long a round will take")
+    ] = True,
     force: Force = False,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check a configuration and the data it names; changes nothing but the page that --html asks for.
+    """Check a configuration and the data it names, and tell how long a round will take and what memory it needs.
+
+    Changes nothing but the page that --html asks for.
 
     \b
     Examples:
@@ -37,6 +43,7 @@ def check(
     from pflsynth.config_files import load_config
     from pflsynth.console import Terminal, show_check
     from pflsynth.federation.methods import method_of
+    from pflsynth.federation.operations import count_operations
     from pflsynth.quality.page import write_page
     from pflsynth.quality.site import check_site, copies_between
 
@@ -52,6 +59,10 @@ def check(
     if sent:
         encoding = loaded.federation.updates.encoding
         terminal.finding("ok", f"a site sends at most {max(sent.values()):.1f} MB after a round ({encoding})")
+    operations = count_operations(method, loaded.federation)
+    if operations is not None:
+        counts = f"{operations.forward:.3g} GFLOP to synthesise, {operations.step:.3g} GFLOP to train on"
+        terminal.finding("ok", f"a slice takes {counts} (a multiply-add counts as two)")
     checks = []
     with terminal.progress() as bar:
         for site in loaded.sites:
@@ -67,10 +78,16 @@ def check(
     if html is not None:
         write_page(html, f"{loaded.federation.name}: data check", [own.page() for own in checks])
         terminal.say(f"page: {html}")
+    estimated = None
+    if measure and not wrong:
+        training = {own.site: own.training_slices for own in checks if own.site in loaded.federation.participants}
+        estimated = _estimate(terminal, loaded.federation, training)
     terminal.document(
         {
             "agreement_sha256": agreement,
             "sent_megabytes": sent,
+            "gflop": None if operations is None else asdict(operations),
+            "estimate": None if estimated is None else _told(estimated),
             "ok": wrong == 0,
             "wrong": wrong,
             "suspicious": suspicious,
@@ -91,6 +108,34 @@ def check(
     )
     if wrong:
         raise DataError(f"{wrong} finding(s) need attention before pflsynth prepare; each line above says what to do")
+
+
+def _estimate(terminal: Terminal, config: FederationConfig, slices: Mapping[str, Mapping[str, int]]) -> Estimate | None:
+    """Measure, extrapolate and print; where nothing can be measured, say why."""
+    from pflsynth.console import show_estimate
+    from pflsynth.estimate import estimate
+
+    if not slices:  # a site that is held out
+        return None
+    try:
+        with terminal.progress() as bar:
+            bar.add_task("measure training steps", total=None)
+            found = estimate(config, slices)
+    except (PflsynthError, OSError) as error:  # such as a full disk
+        terminal.finding("suspicious", f"how long a round takes was not measured: {error}")
+        return None
+    show_estimate(terminal, found, config.rounds, config.device, config.threads)
+    return found
+
+
+def _told(found: Estimate) -> dict[str, object]:
+    """The estimate in the document of ``--json``."""
+    return {
+        **asdict(found),
+        "round_seconds": found.round_seconds,
+        "peak_memory_mb": found.peak_memory_mb,
+        "best_threads": found.best_threads,
+    }
 
 
 def prepare(

@@ -39,7 +39,7 @@ def each(
         for name, item in items.items():
             yield name, job(item)
         return
-    pool = ProcessPoolExecutor(min(workers, len(items)), mp_context=get_context("spawn"), initializer=_start)
+    pool = ProcessPoolExecutor(min(workers, len(items)), mp_context=get_context("spawn"), initializer=begin_worker)
     try:
         running: dict[Future[Result | DataError], str] = {pool.submit(job, item): name for name, item in items.items()}
         for future in as_completed(running):
@@ -69,8 +69,8 @@ class _Caught(Generic[Item, Result]):
             return error
 
 
-def _start() -> None:
-    """Leave Ctrl-C to the main process, and end with it however it ends."""
+def begin_worker() -> None:
+    """Begin a worker process: leave Ctrl-C to the main process, and end with it however it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -72,6 +72,16 @@ def test_check_tells_what_it_found(road: tuple[Path, dict[str, Ended]]) -> None:
     assert any("site south, task T2w->T1w: 2 train, 1 validation, 1 test" in line for line in lines)
 
 
+def test_check_tells_what_a_round_costs(road: tuple[Path, dict[str, Ended]]) -> None:
+    shown = road[1]["check"].out
+    number = r"\d[\d.]*(e[-+]\d+)?"
+    assert re.search(rf"a slice takes {number} GFLOP to synthesise, {number} GFLOP to train on", shown)
+    for site in ("north", "south"):
+        assert re.search(rf"{site}: 8 training slices, 2 steps of {number} s: about {number} \w+ a round", shown)
+    assert re.search(rf"3 rounds take about {number} \w+ \(cpu, 1 thread\(s\)", shown)
+    assert re.search(r"a training needs about \d+ MB, and 0 MB of mapped images", shown)
+
+
 def test_prepare_tells_of_every_site_and_task(road: tuple[Path, dict[str, Ended]]) -> None:
     shown = road[1]["prepare"].out
     for site, task in (("north", "T1w->FLAIR"), ("south", "T2w->T1w")):
@@ -235,7 +245,12 @@ def test_json_is_one_document_on_stdout(road: tuple[Path, dict[str, Ended]], tmp
     check = pflsynth("check", config, "--json")
     assert check.document["ok"] is True
     assert check.document["findings"].keys() == {"north", "south"}
-    lossy = pflsynth("check", config, "--json", "--set", "updates.encoding=int8")
+    told = check.document["estimate"]
+    assert {name: own["steps"] for name, own in told["trainers"].items()} == {"north": 2, "south": 2}
+    assert told["round_seconds"] == pytest.approx(sum(own["seconds"] for own in told["trainers"].values()))
+    assert 0 < check.document["gflop"]["forward"] < check.document["gflop"]["step"]
+    lossy = pflsynth("check", config, "--json", "--no-measure", "--set", "updates.encoding=int8")
+    assert lossy.document["estimate"] is None
     sent = [document["sent_megabytes"]["north"] for document in (check.document, lossy.document)]
     assert 0 < sent[1] < 0.4 * sent[0]
     assert f"a site sends at most {sent[1]:.1f} MB after a round (int8)" in lossy.err
@@ -263,6 +278,13 @@ def test_json_is_one_document_on_stdout(road: tuple[Path, dict[str, Ended]], tmp
     ).document
     assert [item["path"] for item in made] == [str(tmp_path / "x.nii")]
     assert made[0]["notice"] == "synthetic, not for diagnosis"
+
+
+def test_a_check_that_cannot_measure_says_why_and_goes_on(tmp_path: Path) -> None:
+    end = pflsynth("check", write_tiny(tmp_path), "--json", "--set", "device=cuda:9")
+    assert end.code == 0
+    assert end.document["estimate"] is None
+    assert re.search(r'! how long a round takes was not measured: device "cuda:9": .* GPUs on this machine', end.err)
 
 
 def test_a_failing_check_prints_its_document_too(tmp_path: Path) -> None:

@@ -102,7 +102,8 @@ def test_recipes_can_be_read(path: Path) -> None:
     assert config.name == path.stem
     if path.stem.startswith(("paper-", "phantom-")):
         tasks = {site: [str(task) for task in content.tasks] for site, content in config.sites.items()}
-        assert tasks == PAPER[path.stem.replace("phantom-", "paper-").replace("-full", "-variable")]
+        setting = path.stem.partition("-")[2].removesuffix("lite").removesuffix("full").removesuffix("-") or "variable"
+        assert tasks == PAPER[f"paper-{setting}"]
         model, image = config.model, config.image
         if path.stem.startswith("paper-") or path.stem.endswith("-full"):
             assert (model.width, model.residual_layers, image.size) == (64, 9, 256)

@@ -142,6 +142,7 @@ OTHER_VALUES: dict[str, Any] = {
     "training.select": "validation",
     "training.keep_every": 5,
     "updates.encoding": "int8",
+    "model.family": "lite",
     "sites.a.tasks": ["T2w->T1w"],
     "sites.a.brain_mask": True,
 }
@@ -162,7 +163,8 @@ def test_the_hash_changes_with_every_agreed_key(key: str) -> None:
 
 
 def test_every_agreed_key_is_tried_above() -> None:
-    keys = set(_leaves(config(updates={"encoding": "int8"}, training={"precision": "bfloat16"}).agreement()))
+    named = {"updates": {"encoding": "int8"}, "training": {"precision": "bfloat16"}, "model": {"family": "lite"}}
+    keys = set(_leaves(config(**named).agreement()))
     assert keys - set(OTHER_VALUES) == {"sites.b.tasks", "sites.b.brain_mask"}  # those of site a are tried
 
 

@@ -18,7 +18,8 @@ from pflsynth.errors import DataError
 from pflsynth.federation.methods import METHODS, task_code
 from pflsynth.federation.personalised import PersonalisedModel
 from pflsynth.networks.generators import PersonalizedGenerator
-from pflsynth.networks.inference import ConstantCode, inference_form
+from pflsynth.networks.inference import inference_form
+from pflsynth.networks.inference_layers import ConstantCode
 from pflsynth.networks.layers import EqualizedLinear
 from pflsynth.networks.multicontrast import MultiContrastUNet
 from pflsynth.networks.resnet import ResNetGenerator

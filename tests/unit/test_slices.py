@@ -36,7 +36,7 @@ def test_arrays_are_read_only_maps_of_the_file(prepared: Path) -> None:
 
 
 def test_only_some_subjects_stay_open(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pflsynth.data.slices._OPEN_SUBJECTS", 2)
+    monkeypatch.setattr("pflsynth.data.slices.OPEN_SUBJECTS", 2)
     store = SliceStore(prepared)
     for _ in range(2):
         for subject in store.manifest.subjects:

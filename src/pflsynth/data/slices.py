@@ -15,7 +15,9 @@ from pflsynth.data.volumes import BoolArray, FloatArray
 from pflsynth.errors import DataError
 from pflsynth.files import open_tensors, sha256_of_file
 
-_OPEN_SUBJECTS = 32
+OPEN_SUBJECTS = 32
+"""Most subjects of a site that stay mapped."""
+
 _AGAIN = "prepare the site again"
 
 
@@ -114,7 +116,7 @@ class SliceStore:
             raise DataError(f"{self.folder}: has no subject {name}")
         arrays = self._mapped(self._subjects[name])
         self._open[name] = arrays
-        if len(self._open) > _OPEN_SUBJECTS:
+        if len(self._open) > OPEN_SUBJECTS:
             self._open.popitem(last=False)
         return arrays
 

@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
 from pflsynth.networks.checkpointing import Checkpointable
 from pflsynth.networks.layers import ResidualLayer, check_stage_sizes, initialise, rectified, upsampling
+from pflsynth.networks.lite import lite_stages
 from pflsynth.networks.personalization import BLOCK_PARTS, Mapper, PersonalizationBlock, Style, personalised
+
+StageBuilder = Callable[[int, int, float], list[nn.Module]]
+"""Builds the stages of a generator from its width, number of residual layers and dropout."""
+
+
+def full_stages(width: int, residual_layers: int, dropout: float) -> list[nn.Module]:
+    """The stages of the paper."""
+    return [
+        rectified(nn.Conv2d(1, width, 7, padding=3, padding_mode="reflect", bias=False)),
+        rectified(nn.Conv2d(width, 2 * width, 3, stride=2, padding=1, bias=False)),
+        rectified(nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1, bias=False)),
+        *(ResidualLayer(4 * width, dropout) for _ in range(residual_layers)),
+        rectified(upsampling(4 * width, 2 * width)),
+        rectified(upsampling(2 * width, width)),
+        nn.Sequential(nn.Conv2d(width, 1, 7, padding=3, padding_mode="reflect"), nn.Tanh()),
+    ]
+
+
+FAMILIES: Mapping[str, StageBuilder] = MappingProxyType({"full": full_stages, "lite": lite_stages})
+"""What the stages of a personalised generator may be made of; all else about it is the same."""
 
 
 class PersonalizedGenerator(Checkpointable):
@@ -21,6 +43,9 @@ class PersonalizedGenerator(Checkpointable):
     personalization block follows every stage but the last. Stages and blocks are numbered from "1" in
     :attr:`stages` and :attr:`personalization`, so ``stages.9`` is the paper's ninth stage.
 
+    That is the family "full". In "lite", stages of the same number have the same channels, but spend fewer operations:
+    see :mod:`pflsynth.networks.lite`.
+
     Args:
         code_length: length of the code vector, at least 1; K + 2C for K sites and C contrasts.
         width: channels of the first stage, a multiple of 8; the bottleneck has four times as many.
@@ -28,6 +53,7 @@ class PersonalizedGenerator(Checkpointable):
         dropout: dropout probability inside the residual layers, in [0, 1).
         blocks: parts of the personalization blocks.
         mapper_layers: linear layers of the mapper, at least 1.
+        family: what the stages are made of, a key of :data:`FAMILIES`.
 
     Raises:
         ValueError: if a size is not as above.
@@ -42,6 +68,7 @@ class PersonalizedGenerator(Checkpointable):
         dropout: float = 0.5,
         blocks: Sequence[str] = BLOCK_PARTS,
         mapper_layers: int = 6,
+        family: str = "full",
     ) -> None:
         super().__init__()
         if code_length < 1:
@@ -54,16 +81,9 @@ class PersonalizedGenerator(Checkpointable):
         self.width = width
         self.residual_layers = residual_layers
         self.dropout = dropout
+        self.family = family
 
-        stages: list[nn.Module] = [
-            rectified(nn.Conv2d(1, width, 7, padding=3, padding_mode="reflect", bias=False)),
-            rectified(nn.Conv2d(width, 2 * width, 3, stride=2, padding=1, bias=False)),
-            rectified(nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1, bias=False)),
-            *(ResidualLayer(4 * width, dropout) for _ in range(residual_layers)),
-            rectified(upsampling(4 * width, 2 * width)),
-            rectified(upsampling(2 * width, width)),
-            nn.Sequential(nn.Conv2d(width, 1, 7, padding=3, padding_mode="reflect"), nn.Tanh()),
-        ]
+        stages = FAMILIES[family](width, residual_layers, dropout)
         channels = [width, 2 * width, *[4 * width] * (1 + residual_layers), 2 * width, width]
         self.mapper = Mapper(code_length, layers=mapper_layers)
         self.stages = nn.ModuleDict({str(i): stage for i, stage in enumerate(stages, 1)})

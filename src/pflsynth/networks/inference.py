@@ -9,21 +9,28 @@ and above all transposed ones, are faster on a CPU.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
 from functools import singledispatch
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pflsynth.networks.generators import PersonalizedGenerator
-from pflsynth.networks.layers import ResidualLayer, check_stage_sizes
+from pflsynth.networks.inference_layers import (
+    ConstantCode,
+    Gates,
+    InstanceAffine,
+    Residual,
+    Stack,
+    Stages,
+    UNetForm,
+)
+from pflsynth.networks.layers import ResidualLayer
 from pflsynth.networks.multicontrast import MultiContrastUNet
 from pflsynth.networks.personalization import PersonalizationBlock
 from pflsynth.networks.resnet import ResNetGenerator
 from pflsynth.networks.switchable import SwitchableUNet, Switched
-from pflsynth.networks.unet import ConvolutionBlock, UNet, UNetGenerator, UpsamplingBlock, padded, read_task
+from pflsynth.networks.unet import ConvolutionBlock, UNet, UNetGenerator, UpsamplingBlock, read_task
 
 
 @torch.no_grad()
@@ -50,168 +57,6 @@ def lay_out(network: nn.Module, memory_format: torch.memory_format) -> None:
     for parameter in network.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=memory_format)
-
-
-class InstanceAffine(nn.Module):
-    """Instance norm (eps 1e-5) and an affine function of every channel.
-
-    Args:
-        weight: standard deviations (C,) of the output.
-        bias: means (C,) of the output.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        super().__init__()
-        self.weight: Tensor
-        self.bias: Tensor
-        self.register_buffer("weight", weight.clone())
-        self.register_buffer("bias", bias.clone())
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map features (B, C, H, W) with more than one pixel to features (B, C, H, W).
-
-        A group norm of one channel a group is an instance norm in one pass. But on channels-last tensors torch takes
-        its variance as E[x²] - E[x]², which cancels, and its instance norm is slow there.
-        """
-        if not features.is_contiguous(memory_format=torch.channels_last):
-            return F.group_norm(features, len(self.weight), self.weight, self.bias, eps=1e-5)
-        centred = features - features.mean(dim=(2, 3), keepdim=True)
-        variance = centred.square().mean(dim=(2, 3), keepdim=True)
-        return torch.addcmul(
-            self.bias[:, None, None], centred, self.weight[:, None, None] * torch.rsqrt(variance + 1e-5)
-        )
-
-
-class Gates(nn.Module):
-    """Scales every channel by a constant.
-
-    Args:
-        gates: (channels,).
-    """
-
-    def __init__(self, gates: Tensor) -> None:
-        super().__init__()
-        self.gates: Tensor
-        self.register_buffer("gates", gates[:, None, None].clone())
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map features (B, C, H, W) to features (B, C, H, W)."""
-        return features * self.gates
-
-
-class Residual(nn.Module):
-    """Adds what its layers make of the features to the features.
-
-    Args:
-        change: layers that keep the shape.
-    """
-
-    def __init__(self, change: nn.Module) -> None:
-        super().__init__()
-        self.change = change
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map features (B, C, H, W) to features (B, C, H, W)."""
-        change: Tensor = self.change(features)
-        return features + change
-
-
-class Stages(nn.Module):
-    """The inference form of a residual generator: layers one after another.
-
-    Args:
-        layers: from images to images.
-    """
-
-    def __init__(self, layers: Iterable[nn.Module]) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(*layers)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Translate images (B, 1, H, W); H and W are multiples of 4 and at least 8, or DataError is raised."""
-        check_stage_sizes(image)
-        translated: Tensor = self.layers(image)
-        return translated
-
-
-class UNetForm(nn.Module):
-    """The inference form of the U-Nets.
-
-    Args:
-        encoder: blocks of the way down, the bottleneck last.
-        upsamplings: of the way up.
-        decoder: blocks of the way up, each after its upsampling.
-        before: makes the encoder's input of the image.
-        after: makes the image of what the last block gives.
-    """
-
-    def __init__(
-        self,
-        encoder: Iterable[nn.Module],
-        upsamplings: Iterable[nn.Module],
-        decoder: Iterable[nn.Module],
-        *,
-        before: nn.Module,
-        after: nn.Module,
-    ) -> None:
-        super().__init__()
-        self.before = before
-        self.encoder = nn.ModuleList(encoder)
-        self.upsamplings = nn.ModuleList(upsamplings)
-        self.decoder = nn.ModuleList(decoder)
-        self.after = after
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Translate images (B, 1, H, W); DataError if H or W is too small for the levels."""
-        height, width = image.shape[-2:]
-        hidden = self.before(padded(image, len(self.upsamplings)))
-        features: list[Tensor] = []
-        for block in self.encoder:
-            features.append(block(F.avg_pool2d(features[-1], 2) if features else hidden))
-        *skips, hidden = features
-        for upsampling, block, skip in zip(self.upsamplings, self.decoder, reversed(skips), strict=True):
-            hidden = block(torch.cat((upsampling(hidden), skip), dim=1))
-        translated: Tensor = torch.tanh(self.after(hidden))
-        return translated[..., :height, :width]
-
-
-class Stack(nn.Module):
-    """Puts an image into its channel of a stack whose other channels hold a constant.
-
-    Args:
-        channel: of the image.
-        channels: of the stack.
-        fill: the constant.
-    """
-
-    def __init__(self, channel: int, channels: int, fill: float) -> None:
-        super().__init__()
-        self.around = (channel, channels - channel - 1)
-        self.fill = fill
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Map images (B, 1, H, W) to stacks (B, channels, H, W)."""
-        return F.pad(image, (0, 0, 0, 0, *self.around), value=self.fill)
-
-
-class ConstantCode(nn.Module):
-    """A generator that is always told the same code: the form of generators that nobody has folded yet.
-
-    Args:
-        generator: called as ``generator(image, code)``.
-        code: (1, K + 2C).
-    """
-
-    def __init__(self, generator: nn.Module, code: Tensor) -> None:
-        super().__init__()
-        self.generator = copy.deepcopy(generator)
-        self.code: Tensor
-        self.register_buffer("code", code.clone())
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Translate images (B, 1, H, W)."""
-        translated: Tensor = self.generator(image, self.code.expand(len(image), -1))
-        return translated
 
 
 @singledispatch
@@ -271,17 +116,22 @@ def _unet(network: UNet, before: nn.Module, after: nn.Module) -> UNetForm:
 def _folded(stage: nn.Module) -> nn.Module:
     """A stage of a residual generator without batch norm and dropout."""
     if isinstance(stage, ResidualLayer):
-        first, second = (
-            fuse_conv_bn_eval(convolution, norm)
-            for convolution, norm in ((stage.conv1, stage.norm1), (stage.conv2, stage.norm2))
-        )
+        first, second = _fused(stage.conv1, stage.norm1), _fused(stage.conv2, stage.norm2)
         return Residual(nn.Sequential(first, nn.ReLU(inplace=True), second))
     if isinstance(stage, nn.Sequential):
         convolution, norm, *rest = stage
-        if isinstance(convolution, nn.Conv2d | nn.ConvTranspose2d) and isinstance(norm, nn.BatchNorm2d):
-            transposed = isinstance(convolution, nn.ConvTranspose2d)
-            return nn.Sequential(fuse_conv_bn_eval(convolution, norm, transpose=transposed), *map(copy.deepcopy, rest))
+        if isinstance(norm, nn.BatchNorm2d):
+            return nn.Sequential(_fused(convolution, norm), *map(copy.deepcopy, rest))
     return copy.deepcopy(stage)
+
+
+def _fused(convolution: nn.Module, norm: nn.BatchNorm2d) -> nn.Module:
+    """A convolution, or several one after another, of which the last one holds the batch norm that followed."""
+    if isinstance(convolution, nn.Sequential):
+        *others, last = convolution
+        return nn.Sequential(*map(copy.deepcopy, others), _fused(last, norm))
+    assert isinstance(convolution, nn.Conv2d | nn.ConvTranspose2d)
+    return fuse_conv_bn_eval(convolution, norm, transpose=isinstance(convolution, nn.ConvTranspose2d))
 
 
 def _personalised(block: nn.Module, latent: Tensor) -> nn.Module:

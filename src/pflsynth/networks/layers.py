@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,11 @@ class EqualizedLinear(nn.Module):
         return f"{self.in_features}, {self.out_features}, scale={self.weight_scale:.3g}, bias={self.bias_scale:.3g}"
 
 
+def reflected(channels: int) -> nn.Module:
+    """Return the reflection-padded 3×3 convolution of the residual layers."""
+    return nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect", bias=False)
+
+
 class ResidualLayer(nn.Module):
     """A residual layer of the generator's bottleneck (arXiv:2207.06509, Sec. III).
 
@@ -53,14 +58,17 @@ class ResidualLayer(nn.Module):
     Args:
         channels: channels of the input and the output.
         dropout: probability that an activation between the convolutions is dropped in training, in [0, 1).
+        convolution: builds each of the two convolutions from the number of channels.
     """
 
-    def __init__(self, channels: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self, channels: int, dropout: float = 0.0, convolution: Callable[[int], nn.Module] = reflected
+    ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect", bias=False)
+        self.conv1 = convolution(channels)
         self.norm1 = nn.BatchNorm2d(channels)
         self.dropout = nn.Dropout(dropout)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect", bias=False)
+        self.conv2 = convolution(channels)
         self.norm2 = nn.BatchNorm2d(channels)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -127,12 +135,16 @@ def silence(network: nn.Module) -> None:
 def initialise(network: nn.Module) -> None:
     """Start convolutions at N(0, 0.02), batch-norm weights at N(1, 0.02) and their biases at 0, in place.
 
+    Depthwise convolutions, whose outputs have no batch norm, start at N(0, 1/√k) for k weights a filter, which keeps
+    the size of their input; with N(0, 0.02) it would shrink below what the next batch norm adds to variances.
+
     Linear and equalized layers are left as they were built, on purpose: the public research code overwrites them too,
     which silences the mapper and AdaIN for good. Random numbers come from torch's global generator.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.normal_(module.weight, 0.0, 0.02)
+            depthwise = module.groups > 1
+            nn.init.normal_(module.weight, 0.0, module.weight[0].numel() ** -0.5 if depthwise else 0.02)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.BatchNorm2d):

@@ -70,11 +70,19 @@ def to_official(generator: PersonalizedGenerator) -> dict[str, Tensor]:
     """Return the generator's tensors under the names of the authors' public code.
 
     Args:
-        generator: any generator; with dropout above 0 its names are those of a network with dropout.
+        generator: of the family "full"; with dropout above 0 its names are those of a network with dropout.
 
     Returns:
         Tensors by official name, on the same storage as the generator's, detached from the graph.
+
+    Raises:
+        ModelError: if the generator is of another family, which that code does not have.
     """
+    if generator.family != "full":
+        raise ModelError(
+            f"A generator of the family {generator.family} has no names in the authors' public code; "
+            'only model.family = "full" does.'
+        )
     names = {ours: official for official, ours in _module_names(generator)}
     return {_renamed(name, names): tensor for name, tensor in generator.state_dict().items()}
 

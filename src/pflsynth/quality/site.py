@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pflsynth.config import SPLITS, FederationConfig, SplitName
 from pflsynth.data.scan import SiteScan, scan_site
@@ -29,12 +29,14 @@ class SiteCheck:
         findings: about the site as a whole, and about files that were not looked into.
         subjects: sorted by name, with their findings.
         splits: split of each person whose images can be used.
+        training_slices: how many slices each subject would give to the training.
     """
 
     site: str
     findings: tuple[Finding, ...]
     subjects: tuple[CheckedSubject, ...]
     splits: Mapping[str, SplitName]
+    training_slices: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def every_finding(self) -> tuple[Finding, ...]:
@@ -84,7 +86,7 @@ def check_site(
     )
     findings += [finding for finding in together if finding.subject not in checked]
     splits, more = _splits(config, site, scan, subjects)
-    return SiteCheck(site, (*findings, *more), subjects, splits)
+    return SiteCheck(site, (*findings, *more), subjects, splits, _training_slices(config, site, subjects, splits))
 
 
 def copies_between(checks: Sequence[SiteCheck]) -> list[Finding]:
@@ -116,6 +118,19 @@ def _together(site: str, checked: Mapping[str, CheckedSubject]) -> list[Finding]
     features = {(name, contrast): mark for name, own in checked.items() for contrast, mark in own.features.items()}
     persons = {name: own.subject.person for name, own in checked.items()}
     return [*twin_findings(find_twins(signatures), persons), *mixup_findings(features, site)]
+
+
+def _training_slices(
+    config: FederationConfig, site: str, subjects: Sequence[CheckedSubject], splits: Mapping[str, SplitName]
+) -> dict[str, int]:
+    """Slices of each subject that is for training and serves a task."""
+    return {
+        own.subject.name: own.slices
+        for own in subjects
+        if own.usable
+        and splits.get(own.subject.person) == "train"
+        and any({task.source, task.target} <= own.subject.volumes.keys() for task in config.sites[site].tasks)
+    }
 
 
 def _splits(

@@ -46,6 +46,7 @@ class CheckedSubject:
         subject: its files.
         findings: what is wrong or suspicious; empty if all is well.
         facts: its grid and slices in a few words.
+        slices: how many ``prepare`` would keep.
         signatures: of each readable contrast, to find copies.
         features: of each readable contrast, to find mixed-up ones.
         images: thumbnails, if they were asked for.
@@ -54,6 +55,7 @@ class CheckedSubject:
     subject: Subject
     findings: tuple[Finding, ...]
     facts: str
+    slices: int
     signatures: Mapping[str, Signature]
     features: Mapping[str, FloatArray]
     images: tuple[Thumbnail, ...]
@@ -81,16 +83,19 @@ def check_subject(job: CheckJob) -> CheckedSubject:
         volumes[contrast] = volume
         measures = measure_intensity(volume, masks[contrast])
         findings += intensity_findings(measures, volume, where, subject.name, contrast)
-    facts = ""
+    facts, slices = "", 0
     if volumes:
         findings += geometry_findings(volumes, where, subject.name)
         findings += _grid_findings(job, volumes, masks, where)
         findings += _alignment_findings(job, volumes, masks, where)
-        facts = _facts(job, volumes, masks)
+        reference, mask = _reference(job, volumes, masks)
+        slices = len(choose_slices(mask, job.config.slices.min_area, job.config.slices.maximum))
+        facts = _facts(volumes, reference, slices)
     return CheckedSubject(
         subject=subject,
         findings=tuple(findings),
         facts=facts,
+        slices=slices,
         signatures={name: signature(volume, masks[name]) for name, volume in volumes.items()},
         features={name: contrast_features(volume, masks[name]) for name, volume in volumes.items()},
         images=_pictures(job, volumes, masks) if job.pictures and volumes else (),
@@ -173,11 +178,9 @@ def _reference(
     return reference, np.logical_or.reduce(together)
 
 
-def _facts(job: CheckJob, volumes: Mapping[str, Volume], masks: Mapping[str, BoolArray]) -> str:
-    reference, mask = _reference(job, volumes, masks)
+def _facts(volumes: Mapping[str, Volume], reference: Volume, slices: int) -> str:
     shape = " x ".join(map(str, reference.data.shape))
     spacing = " x ".join(f"{step:.3g}" for step in reference.spacing_mm)
-    slices = len(choose_slices(mask, job.config.slices.min_area, job.config.slices.maximum))
     apart = [name for name, volume in volumes.items() if not same_grid(volume.grid, reference.grid)]
     text = f"{shape} voxels of {spacing} mm; {slices} slices"
     return f"{text}; to be registered: {', '.join(apart)}" if apart else text

@@ -25,6 +25,7 @@ def personalized_generator(config: FederationConfig, site: str) -> PersonalizedG
             dropout=model.dropout,
             blocks=model.blocks,
             mapper_layers=model.mapper_layers,
+            family=model.family,
         )
         if model.conditioning == "dead":
             silence(generator)

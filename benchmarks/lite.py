@@ -1,0 +1,113 @@
+"""The lite family against the full one: PSNR and SSIM against the operations and the bytes that they take.
+
+    python benchmarks/lite.py --config recipes/phantom-variable.toml --prepared PREPARED --out work/lite --seeds 0,1,2
+    python benchmarks/lite.py --config recipes/realdata.toml --prepared PREPARED --out work/lite-real --seeds 0,1,2
+
+Each network (a family and a width, ``--networks``; default: both families at the configuration's width W, full at W/2,
+lite at W/2 and 2W) is trained into ``--out`` as ``pflsynth compare`` does (stopped? give the command again),
+``workers`` of them side by side, all with the same slices in the same order. Differences are to the full network at W
+of the same seed: mean over the people of the test split, then over seeds. The bar is at most 0.2 dB lost with at most
+a quarter of the GFLOP, at the same width.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from statistics import fmean
+
+from ablations import Job, run
+from update_quality import METRICS, mean_over_people
+
+from pflsynth.config_files import load_config
+from pflsynth.evaluation.comparison import Comparison, open_comparison
+from pflsynth.federation.methods import METHODS
+from pflsynth.federation.operations import count_operations
+from pflsynth.workers import each
+
+MOST_LOST, MOST_GFLOP = 0.2, 0.25
+
+
+def networks_around(width: int) -> list[str]:
+    """Names of the networks that are trained unless some are named."""
+    half = max(8, width // 16 * 8)
+    return [f"full-{width}", f"lite-{width}", f"full-{half}", f"lite-{half}", f"lite-{2 * width}"]
+
+
+def overrides_of(name: str) -> tuple[str, str]:
+    """What a name such as ``lite-16`` changes in the configuration."""
+    family, _, width = name.partition("-")
+    return f'model.family="{family}"', f"model.width={width}"
+
+
+def line_of(name: str, job: Job, found: Comparison, reference: Comparison) -> dict[str, object]:
+    """One line of the table, without its share of the reference's GFLOP."""
+    method, config = METHODS["pflsynth"], load_config(job.config, job.overrides).federation
+    operations = count_operations(method, config)
+    assert operations is not None
+    entries = found.entries_of("pflsynth")
+    line: dict[str, object] = {
+        "network": name,
+        "seeds": [entry.seed for entry in entries],
+        "gflop": operations.forward,
+        "gflop_step": operations.step,
+        "megabytes": max(method.sent_megabytes(config, site) for site in config.participants),
+        "seconds": [sum(entry.cost.seconds.values()) if entry.cost else None for entry in entries],
+    }
+    for metric in METRICS:
+        own, others = (
+            [mean_over_people(entry.scores, metric) for entry in comparison.entries_of("pflsynth")]
+            for comparison in (found, reference)
+        )
+        changes = [one - other for one, other in zip(own, others, strict=True)]
+        line |= {metric: own, f"{metric}_changes": changes, f"{metric}_change": fmean(changes)}
+    return line
+
+
+def main() -> None:
+    """Train what is missing, measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--prepared", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--networks", default="", help="such as full-16,lite-16,lite-24; full at W is always there")
+    parser.add_argument("--set", action="append", default=[], dest="overrides")
+    options = parser.parse_args()
+    base = load_config(options.config, options.overrides).federation
+    seeds = tuple(map(int, options.seeds.split(",")))
+    full = f"full-{base.model.width}"
+    names = options.networks.split(",") if options.networks else networks_around(base.model.width)
+    jobs = {
+        name: Job(
+            options.config, (*options.overrides, *overrides_of(name)), seeds, options.prepared, options.out / name
+        )
+        for name in dict.fromkeys((full, *names))
+    }
+    for name, failure in each(run, jobs, base.workers):
+        if failure is not None:
+            raise SystemExit(f"{name}: {failure}")
+    found = {name: open_comparison(options.out / name) for name in jobs}
+    lines = [line_of(name, jobs[name], own, found[full]) for name, own in found.items()]
+    for line in lines:
+        line["share"] = line["gflop"] / lines[0]["gflop"]
+    (options.out / "lite.json").write_text(json.dumps(lines, indent=2) + "\n")
+    print(
+        "| network | GFLOP | of full | GFLOP a step | MB a round | PSNR dB | change, by seed | mean | SSIM | change |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    for line in lines:
+        cost = f"{line['gflop']:.3g} | {line['share']:.1%} | {line['gflop_step']:.3g} | {line['megabytes']:.2f}"
+        by_seed = ", ".join(f"{change:+.2f}" for change in line["psnr_changes"])
+        psnr = f"{fmean(line['psnr']):.2f} | {by_seed} | {line['psnr_change']:+.2f}"
+        print(f"| {line['network']} | {cost} | {psnr} | {fmean(line['ssim']):.4f} | {line['ssim_change']:+.4f} |")
+    for line in lines:
+        if line["network"] == f"lite-{base.model.width}":
+            met = line["psnr_change"] >= -MOST_LOST and line["share"] <= MOST_GFLOP
+            verdict = "met" if met else "missed"
+            print(f"lite: at most {MOST_LOST} dB lost with at most {MOST_GFLOP:.0%} of the GFLOP: {verdict}")
+
+
+if __name__ == "__main__":
+    main()
