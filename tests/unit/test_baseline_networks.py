@@ -69,10 +69,10 @@ def test_output_shape_is_input_shape(name, height, breadth, batch, training):
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_batch_of_tasks_equals_batches_of_one(name):
-    generator, x, code = make(name).eval(), images(3, 1, 24, 28), codes(*PAIRS)
+    generator, x, code = make(name).eval().double(), images(3, 1, 24, 28).double(), codes(*PAIRS).double()
     with torch.no_grad():
         apart = torch.cat([generator(x[i : i + 1], code[i : i + 1]) for i in range(3)])
-        torch.testing.assert_close(generator(x, code), apart, atol=1e-5, rtol=0)
+        torch.testing.assert_close(generator(x, code), apart, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("name", MAKERS)

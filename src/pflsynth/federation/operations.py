@@ -53,7 +53,7 @@ def count_operations(method: Method, config: FederationConfig) -> Operations | N
             local, batch = _one_slice(method, config, networks, site)
             forward = forward_gflop(networks.generator, local.codes, config.image.size)
             with FlopCounterMode(display=False) as counter:
-                method.step(networks, make_optimizers(networks, config.training), batch, local, 0)
+                method.step(networks, make_optimizers(networks, config.training, fused=False), batch, local, 0)
     except (RuntimeError, ModelError):  # the meta device has no numbers to look at
         return None
     return Operations(forward, counter.get_total_flops() / 1e9)
@@ -69,7 +69,7 @@ def forward_gflop(generator: nn.Module, code: torch.Tensor, size: int) -> float:
     """
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         generator(torch.empty(1, 1, size, size, device=_META), code)
-    return counter.get_total_flops() / 1e9
+    return float(counter.get_total_flops()) / 1e9
 
 
 def _one_slice(method: Method, config: FederationConfig, networks: SiteNetworks, site: str) -> tuple[LocalRound, Batch]:

@@ -17,22 +17,25 @@ Penalty = Callable[[SiteNetworks, LocalRound], torch.Tensor]
 ImageLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def make_optimizers(networks: SiteNetworks, training: TrainingConfig) -> dict[str, torch.optim.Adam]:
-    """One fused Adam for the generator, every discriminator and every helper, keyed by the module's name.
+def make_optimizers(
+    networks: SiteNetworks, training: TrainingConfig, *, fused: bool = True
+) -> dict[str, torch.optim.Adam]:
+    """One Adam for the generator, every discriminator and every helper, keyed by the module's name.
 
-    A helper that is itself a :class:`SiteNetworks` has optimizers of its own for its parts.
+    A helper that is itself a :class:`SiteNetworks` has optimizers of its own for its parts. Fused ones compute real
+    numbers only, so networks on the meta device need others.
     """
     modules: dict[str, nn.Module] = {"generator": networks.generator}
     modules |= {f"discriminators.{task}": module for task, module in networks.discriminators.items()}
     nested: dict[str, torch.optim.Adam] = {}
     for name, helper in networks.helpers.items():
         if isinstance(helper, SiteNetworks):
-            inner = make_optimizers(helper, training)
+            inner = make_optimizers(helper, training, fused=fused)
             nested |= {f"helpers.{name}.{key}": optimizer for key, optimizer in inner.items()}
         else:
             modules[f"helpers.{name}"] = helper
     return {
-        name: torch.optim.Adam(module.parameters(), lr=training.learning_rate, betas=training.betas, fused=True)
+        name: torch.optim.Adam(module.parameters(), lr=training.learning_rate, betas=training.betas, fused=fused)
         for name, module in modules.items()
     } | nested
 

@@ -45,7 +45,9 @@ def can_compile(kind: str) -> bool:
     """Whether a small function and its gradient can be compiled for a kind of device; if not, a warning says why."""
     numbers = torch.ones(8, device=kind, requires_grad=True)
     try:
-        torch.compile(_trial)(numbers).backward()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the compiler's own imports
+            torch.compile(_trial)(numbers).backward()
     except Exception as fault:  # of the compiler, its tools or their files: each has its own class
         reason = str(fault).strip().splitlines()[0]
         warnings.warn(
