@@ -17,61 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pflsynth.data.manifest import Manifest, Placement, PreparedSubject, SiteIntensity, VolumeRecord
+from pflsynth.config_files import load_config
 from pflsynth.data.slices import SliceStore
-from pflsynth.files import save_tensors, sha256_of_file, write_json
+from pflsynth.data.stand_in import write_stand_in
+from pflsynth.files import write_json
 
+RECIPE = Path(__file__).parents[1] / "recipes" / "paper-variable.toml"
 BATCH = 4
-PAIR = ("T1w", "T2w")
-
-
-def write_prepared(
-    folder: Path,
-    subjects: int,
-    slices: int,
-    size: int,
-    site: str = "benchmark",
-    settings: dict[str, object] | None = None,
-) -> None:
-    """Write a folder such as ``prepare`` makes, of a site and with the settings of an agreement."""
-    entries = []
-    random = np.random.default_rng(0)
-    for number in range(subjects):
-        name = f"sub-{number:04d}"
-        path = folder / f"{name}.safetensors"
-        tensors = {contrast: random.random((slices, size, size), dtype=np.float32) for contrast in PAIR}
-        mask = np.ones((slices, size, size), np.uint8)
-        save_tensors(path, {**tensors, "mask": mask}, {}, kind="subject")
-        placement = Placement(step="untouched", reason="made here")
-        volume = VolumeRecord(source="x", source_sha256="x", voxels_sha256="x", placement=placement, statistics=(0, 1))
-        entries.append(
-            PreparedSubject(
-                name=name,
-                person=name,
-                split="train",
-                file=path.name,
-                sha256=sha256_of_file(path),
-                bytes=path.stat().st_size,
-                slices=tuple(range(slices)),
-                shape=(size, size, slices),
-                affine=((1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)),
-                spacing_mm=(1, 1, 1),
-                contrasts=dict.fromkeys(PAIR, volume),
-            )
-        )
-    manifest = Manifest(
-        pflsynth="benchmark",
-        site=site,
-        settings=settings or {"image": {"size": size}},
-        tasks=(),
-        split_source="fractions",
-        splits_sha256=None,
-        notes=(),
-        skipped={},
-        intensity=SiteIntensity(normalizer="percentile", contrasts={}),
-        subjects=tuple(entries),
-    )
-    write_json(folder / "manifest.json", manifest.model_dump(mode="json"))
 
 
 def pairs_per_second(copy_pair: Callable[[int, np.ndarray], None], pairs: int, size: int, seconds: float) -> float:
@@ -88,23 +40,27 @@ def pairs_per_second(copy_pair: Callable[[int, np.ndarray], None], pairs: int, s
 
 def measure(subjects: int, slices: int, size: int, seconds: float) -> dict[str, object]:
     """Both rates and their ratio."""
+    config = load_config(RECIPE, [f"image.size={size}"]).federation
+    site = config.site_names[0]
+    task = config.sites[site].tasks[0]
+    pair = (task.source, task.target)
     with tempfile.TemporaryDirectory() as folder:
-        write_prepared(Path(folder), subjects, slices, size)
-        store = SliceStore(Path(folder))
+        write_stand_in(config, site, Path(folder) / site, slices, subjects)
+        store = SliceStore(Path(folder) / site)
         names = [subject.name for subject in store.manifest.subjects]
 
-        def from_store(pair: int, row: np.ndarray) -> None:
-            subject, index = divmod(pair, slices)
-            for side, contrast in enumerate(PAIR):
+        def from_store(number: int, row: np.ndarray) -> None:
+            subject, index = divmod(number, slices)
+            for side, contrast in enumerate(pair):
                 row[side] = store.slices(names[subject], contrast)[index]
 
         in_memory = np.random.default_rng(0).random((subjects * slices, 2, size, size), dtype=np.float32)
 
-        def from_memory(pair: int, row: np.ndarray) -> None:
-            row[:] = in_memory[pair]
+        def from_memory(number: int, row: np.ndarray) -> None:
+            row[:] = in_memory[number]
 
         for name in names:
-            store.mask(name), store.slices(name, PAIR[0]).sum(), store.slices(name, PAIR[1]).sum()
+            store.mask(name), store.slices(name, pair[0]).sum(), store.slices(name, pair[1]).sum()
         pairs = subjects * slices
         stored = pairs_per_second(from_store, pairs, size, seconds)
         copied = pairs_per_second(from_memory, pairs, size, seconds)

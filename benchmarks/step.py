@@ -21,7 +21,6 @@ import io
 import itertools
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -32,7 +31,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from slice_store import write_prepared
 from torch import nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
@@ -40,7 +38,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from pflsynth.config import FederationConfig
 from pflsynth.config_files import load_config
 from pflsynth.data.slices import SliceStore
-from pflsynth.devices import use_device
+from pflsynth.data.stand_in import write_stand_in
+from pflsynth.devices import peak_memory_mb, use_device
 from pflsynth.federation.batches import Batch
 from pflsynth.federation.machine import check_machine, set_up
 from pflsynth.federation.method import LocalRound, SiteNetworks, StepLosses
@@ -179,7 +178,7 @@ def bare_step(
         of_generator.zero_grad()
         loss.backward()
         of_generator.step()
-        float(l1)  # waits for a GPU
+        l1.item()  # waits for a GPU
 
     return step
 
@@ -206,8 +205,10 @@ def feed(config: FederationConfig) -> tuple[float, float]:
     """Seconds that data feed and bookkeeping of ``Site`` take for a step: the median of a round that does nothing."""
     name = config.site_names[0]
     with tempfile.TemporaryDirectory() as folder:
-        write_prepared(Path(folder), 4, 16, config.image.size, name, config.preparation(name))
-        site = Site(config, name, {name: SliceStore(Path(folder))}, Path(folder) / "private")
+        write_stand_in(config, name, Path(folder) / name, 16, subjects=4)
+        private = Path(folder) / "private"
+        private.mkdir()
+        site = Site(config, name, {name: SliceStore(Path(folder) / name)}, private)
         site._method = replace(site._method, step=lambda networks, optimizers, batch, local, index: StepLosses({}))
         shared = method_of(config).initial_shared(config, name)
         marks: list[tuple[float, float]] = []
@@ -244,7 +245,7 @@ def only(step: Step, device: torch.device) -> None:
     if device.type == "cuda":
         print(torch.cuda.max_memory_allocated(device) / 1e6)
     else:
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6)
+        print(peak_memory_mb() * 2**20 / 1e6)
 
 
 def main() -> None:

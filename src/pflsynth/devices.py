@@ -1,6 +1,9 @@
-"""Where torch computes: the device and the number of CPU threads that a configuration asks for."""
+"""Where torch computes: the device and the number of CPU threads that a configuration asks for; memory in use."""
 
 from __future__ import annotations
+
+import resource
+from pathlib import Path
 
 import torch
 
@@ -28,3 +31,13 @@ def use_device(name: str, threads: int) -> torch.device:
         seen = torch.cuda.device_count()
         raise UsageError(f'device "{name}": torch {torch.__version__} sees {seen} GPUs on this machine; give cpu')
     return device
+
+
+def peak_memory_mb() -> float:
+    """Peak resident memory of this process (2**20 bytes); on Linux getrusage begins with its parent's peak."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

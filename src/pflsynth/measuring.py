@@ -7,7 +7,6 @@ So what is measured is what a training does, and its peak of memory is that of a
 from __future__ import annotations
 
 import os
-import resource
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ import torch
 
 from pflsynth.config import FederationConfig
 from pflsynth.data.stand_in import write_stand_in
+from pflsynth.devices import peak_memory_mb
 from pflsynth.errors import PflsynthError
 from pflsynth.federation.methods import CENTRAL, method_of
 from pflsynth.training import train
@@ -94,7 +94,7 @@ def measure_here(config: FederationConfig, trainer: str, threads: Sequence[int],
     for site in short.participants:
         write_stand_in(short, site, folder / "prepared" / site, STEPS * config.training.batch_size)
     step, other = _timed(short, folder, "run")
-    memory = _peak_memory_mb()
+    memory = peak_memory_mb()
     on_gpu = torch.device(config.device).type == "cuda"
     device_memory = torch.cuda.max_memory_allocated(config.device) / 2**20 if on_gpu else None
     by_threads = {config.threads: step}
@@ -149,16 +149,6 @@ class _Clock:
     def on_round(self, record: Mapping[str, object]) -> None:
         """The round is whole."""
         self.ended = time.perf_counter()
-
-
-def _peak_memory_mb() -> float:
-    """Peak resident memory of this process; what getrusage tells begins with that of the parent on Linux."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def busiest(config: FederationConfig) -> str:

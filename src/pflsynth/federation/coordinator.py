@@ -7,7 +7,6 @@ Both engines use it: the one in this process (:mod:`pflsynth.federation.rounds`)
 from __future__ import annotations
 
 import math
-import resource
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from pflsynth.config import FederationConfig
+from pflsynth.devices import peak_memory_mb
 from pflsynth.errors import ModelError
 from pflsynth.federation.aggregate import Aggregation, Update, UpdateRefused
 from pflsynth.federation.checkpoint import Provenance, load_shared, save_shared
@@ -278,5 +278,4 @@ def _selected(state: RunState, scores: Sequence[float | None]) -> RunState:
 
 
 def _cost(started: float) -> dict[str, float]:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"seconds": round(time.perf_counter() - started, 3), "peak_memory_mb": round(peak, 1)}
+    return {"seconds": round(time.perf_counter() - started, 3), "peak_memory_mb": round(peak_memory_mb(), 1)}
