@@ -20,7 +20,7 @@ from pflsynth.comparing import compare, plan
 from pflsynth.comparison_verbs import RunLines
 from pflsynth.config import FederationConfig
 from pflsynth.config_files import load_config
-from pflsynth.evaluation.comparison import Comparison, open_comparison, person_values, rows
+from pflsynth.evaluation.comparison import Comparison, open_comparison, person_values, rows, seed_means
 from pflsynth.evaluation.statistics import paired_test, with_holm
 from pflsynth.workers import each
 
@@ -112,6 +112,16 @@ def trained(options: argparse.Namespace, chosen: Mapping[str, tuple[str, ...]], 
         if failure is not None:
             raise SystemExit(f"{name}: {failure}")
     return {name: open_comparison(options.out / name) for name in chosen}
+
+
+def changes(found: Comparison, reference: Comparison) -> dict[str, object]:
+    """Means of PSNR and SSIM by seed, differences to the reference of the same seed, and their means."""
+    line: dict[str, object] = {"seeds": [entry.seed for entry in found.entries_of("pflsynth")]}
+    for metric in ("psnr", "ssim"):
+        own, others = (seed_means(comparison, "pflsynth", metric) for comparison in (found, reference))
+        differences = [one - other for one, other in zip(own, others, strict=True)]
+        line |= {metric: own, f"{metric}_changes": differences, f"{metric}_change": fmean(differences)}
+    return line
 
 
 def main() -> None:

@@ -12,19 +12,16 @@ a quarter of the GFLOP, at the same width.
 
 from __future__ import annotations
 
-import argparse
 import json
-from pathlib import Path
 from statistics import fmean
 
-from ablations import Job, run
-from update_quality import METRICS, mean_over_people
+from ablations import arguments, changes, trained
 
+from pflsynth.config import FederationConfig
 from pflsynth.config_files import load_config
-from pflsynth.evaluation.comparison import Comparison, open_comparison
+from pflsynth.evaluation.comparison import Comparison
 from pflsynth.federation.methods import METHODS
 from pflsynth.federation.operations import count_operations
-from pflsynth.workers import each
 
 MOST_LOST, MOST_GFLOP = 0.2, 0.25
 
@@ -41,55 +38,36 @@ def overrides_of(name: str) -> tuple[str, str]:
     return f'model.family="{family}"', f"model.width={width}"
 
 
-def line_of(name: str, job: Job, found: Comparison, reference: Comparison) -> dict[str, object]:
+def line_of(name: str, config: FederationConfig, found: Comparison, reference: Comparison) -> dict[str, object]:
     """One line of the table, without its share of the reference's GFLOP."""
-    method, config = METHODS["pflsynth"], load_config(job.config, job.overrides).federation
+    method = METHODS["pflsynth"]
     operations = count_operations(method, config)
     assert operations is not None
     entries = found.entries_of("pflsynth")
-    line: dict[str, object] = {
+    return {
         "network": name,
-        "seeds": [entry.seed for entry in entries],
         "gflop": operations.forward,
         "gflop_step": operations.step,
         "megabytes": max(method.sent_megabytes(config, site) for site in config.participants),
         "seconds": [sum(entry.cost.seconds.values()) if entry.cost else None for entry in entries],
+        **changes(found, reference),
     }
-    for metric in METRICS:
-        own, others = (
-            [mean_over_people(entry.scores, metric) for entry in comparison.entries_of("pflsynth")]
-            for comparison in (found, reference)
-        )
-        changes = [one - other for one, other in zip(own, others, strict=True)]
-        line |= {metric: own, f"{metric}_changes": changes, f"{metric}_change": fmean(changes)}
-    return line
 
 
 def main() -> None:
     """Train what is missing, measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--prepared", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", default="0")
+    parser = arguments(__doc__, "0")
     parser.add_argument("--networks", default="", help="such as full-16,lite-16,lite-24; full at W is always there")
-    parser.add_argument("--set", action="append", default=[], dest="overrides")
     options = parser.parse_args()
     base = load_config(options.config, options.overrides).federation
-    seeds = tuple(map(int, options.seeds.split(",")))
     full = f"full-{base.model.width}"
     names = options.networks.split(",") if options.networks else networks_around(base.model.width)
-    jobs = {
-        name: Job(
-            options.config, (*options.overrides, *overrides_of(name)), seeds, options.prepared, options.out / name
-        )
-        for name in dict.fromkeys((full, *names))
-    }
-    for name, failure in each(run, jobs, base.workers):
-        if failure is not None:
-            raise SystemExit(f"{name}: {failure}")
-    found = {name: open_comparison(options.out / name) for name in jobs}
-    lines = [line_of(name, jobs[name], own, found[full]) for name, own in found.items()]
+    chosen = {name: overrides_of(name) for name in dict.fromkeys((full, *names))}
+    found = trained(options, chosen, base.workers)
+    lines = [
+        line_of(name, load_config(options.config, (*options.overrides, *chosen[name])).federation, own, found[full])
+        for name, own in found.items()
+    ]
     for line in lines:
         line["share"] = line["gflop"] / lines[0]["gflop"]
     (options.out / "lite.json").write_text(json.dumps(lines, indent=2) + "\n")

@@ -14,29 +14,20 @@ import json
 from statistics import fmean
 from typing import get_args
 
-from ablations import arguments, trained
+from ablations import arguments, changes, trained
 
 from pflsynth.config_files import load_config
 from pflsynth.config_sections import Encoding
-from pflsynth.evaluation.comparison import Comparison, seed_means
+from pflsynth.evaluation.comparison import Comparison
 
-METRICS = ("psnr", "ssim")
 BAR = 0.05
 
 
 def line_of(encoding: str, found: Comparison, reference: Comparison) -> dict[str, object]:
     """One line of the table: means by seed, and their differences to the reference's."""
-    entries = found.entries_of("pflsynth")
-    line: dict[str, object] = {
-        "encoding": encoding,
-        "seeds": [entry.seed for entry in entries],
-        "megabytes": max(entries[0].cost.megabytes.values()) if entries[0].cost else None,
-    }
-    for metric in METRICS:
-        own, others = (seed_means(comparison, "pflsynth", metric) for comparison in (found, reference))
-        changes = [one - other for one, other in zip(own, others, strict=True)]
-        line |= {metric: own, f"{metric}_changes": changes, f"{metric}_change": fmean(changes)}
-    return line
+    cost = found.entries_of("pflsynth")[0].cost
+    megabytes = max(cost.megabytes.values()) if cost else None
+    return {"encoding": encoding, "megabytes": megabytes, **changes(found, reference)}
 
 
 def main() -> None:
