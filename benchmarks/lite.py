@@ -4,10 +4,11 @@
     python benchmarks/lite.py --config recipes/realdata.toml --prepared PREPARED --out work/lite-real --seeds 0,1,2
 
 Each network (a family and a width, ``--networks``; default: both families at the configuration's width W, full at W/2,
-lite at W/2 and 2W) is trained into ``--out`` as ``pflsynth compare`` does (stopped? give the command again),
+lite at W/2) is trained into ``--out`` as ``pflsynth compare`` does (stopped? give the command again),
 ``workers`` of them side by side, all with the same slices in the same order. Differences are to the full network at W
 of the same seed: mean over the people of the test split, then over seeds. The bar is at most 0.2 dB lost with at most
-a quarter of the GFLOP, at the same width.
+a quarter of the GFLOP, at the same width. Lite networks train with twice the configuration's learning rate, as their
+recipes do; another factor is written after the width, as in ``full-16@2``.
 """
 
 from __future__ import annotations
@@ -24,18 +25,22 @@ from pflsynth.federation.methods import METHODS
 from pflsynth.federation.operations import count_operations
 
 MOST_LOST, MOST_GFLOP = 0.2, 0.25
+RATES = {"full": 1.0, "lite": 2.0}
+"""Factors on the configuration's learning rate."""
 
 
 def networks_around(width: int) -> list[str]:
     """Names of the networks that are trained unless some are named."""
     half = max(8, width // 16 * 8)
-    return [f"full-{width}", f"lite-{width}", f"full-{half}", f"lite-{half}", f"lite-{2 * width}"]
+    return [f"full-{width}", f"lite-{width}", f"full-{half}", f"lite-{half}"]
 
 
-def overrides_of(name: str) -> tuple[str, str]:
-    """What a name such as ``lite-16`` changes in the configuration."""
-    family, _, width = name.partition("-")
-    return f'model.family="{family}"', f"model.width={width}"
+def overrides_of(name: str, learning_rate: float) -> tuple[str, ...]:
+    """What a name such as ``lite-16`` or ``full-16@2`` changes in the configuration of that learning rate."""
+    network, _, factor = name.partition("@")
+    family, _, width = network.partition("-")
+    rate = learning_rate * float(factor or RATES[family])
+    return f'model.family="{family}"', f"model.width={width}", f"training.learning_rate={rate}"
 
 
 def line_of(name: str, config: FederationConfig, found: Comparison, reference: Comparison) -> dict[str, object]:
@@ -62,7 +67,7 @@ def main() -> None:
     base = load_config(options.config, options.overrides).federation
     full = f"full-{base.model.width}"
     names = options.networks.split(",") if options.networks else networks_around(base.model.width)
-    chosen = {name: overrides_of(name) for name in dict.fromkeys((full, *names))}
+    chosen = {name: overrides_of(name, base.training.learning_rate) for name in dict.fromkeys((full, *names))}
     found = trained(options, chosen, base.workers)
     lines = [
         line_of(name, load_config(options.config, (*options.overrides, *chosen[name])).federation, own, found[full])

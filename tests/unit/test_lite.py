@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from pflsynth import training
 from pflsynth.config import FederationConfig
 from pflsynth.config_files import load_config
 from pflsynth.config_sections import ModelConfig
@@ -21,9 +20,10 @@ from pflsynth.networks.generators import FAMILIES, PersonalizedGenerator
 from pflsynth.networks.official import to_official
 from pflsynth.networks.personalization import PersonalizationBlock
 
-from ..tiny import Silent, Tiny, changed, results
+from ..tiny import Tiny, changed
 from .test_ablations import config, differences, networks, trained
 from .test_inference import TOLERANCE, images, largest_difference, settled
+from .test_methods import resumed_to_the_same_bytes
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 PAPER_FLOP = 97_468_061_696
@@ -62,12 +62,9 @@ def test_lite_takes_at_most_a_quarter_of_the_operations_at_the_same_width(width:
     assert gflop("lite", width, layers, size) <= gflop("full", width, layers, size) / 4
 
 
-def test_stages_have_the_same_channels_and_the_latent_grid_is_the_same() -> None:
-    full, own = stage_shapes("full", 24, 40), stage_shapes("lite", 24, 40)
-    assert [shape[0] for shape in own[:-1]] == [shape[0] for shape in full[:-1]] == [8, 16, 32, 32, 32, 16, 8]
-    assert own[2:5] == full[2:5] == [(32, 6, 10)] * 3
-    assert own[0] == (8, 12, 20)  # half resolution
-    assert own[-1] == full[-1] == (1, 24, 40)
+def test_stages_have_the_same_channels_and_resolutions() -> None:
+    assert stage_shapes("lite", 24, 40) == stage_shapes("full", 24, 40)
+    assert stage_shapes("lite", 24, 40)[2:5] == [(32, 6, 10)] * 3
 
 
 @pytest.mark.parametrize("shape", [(30, 32), (4, 32)])
@@ -152,11 +149,14 @@ def test_the_default_family_is_no_part_of_the_hash_and_lite_is() -> None:
 
 
 @pytest.mark.parametrize("name", ["phantom", "realdata", "paper-variable"])
-def test_lite_recipes_differ_from_theirs_in_the_family_alone(name: str) -> None:
+def test_lite_recipes_differ_from_theirs_in_the_family_and_the_learning_rate(name: str) -> None:
     base = {"phantom": "phantom-variable"}.get(name, name)
     own, full = (load_config(RECIPES / f"{file}.toml").federation for file in (f"{name}-lite", base))
     assert own.model == full.model.model_copy(update={"family": "lite"})
-    same = {"name": full.name, "model": full.model}
+    training = full.training.model_copy(update={"learning_rate": own.training.learning_rate})
+    assert own.training == training
+    assert own.training.learning_rate in (full.training.learning_rate, 2 * full.training.learning_rate)
+    same = {"name": full.name, "model": full.model, "training": full.training}
     assert own.model_copy(update=same).agreement() == full.agreement()
     site, method = own.participants[0], METHODS["pflsynth"]
     assert method.sent_megabytes(own, site) < method.sent_megabytes(full, site)
@@ -164,16 +164,7 @@ def test_lite_recipes_differ_from_theirs_in_the_family_alone(name: str) -> None:
 
 def test_a_federation_of_it_trains_resumes_and_gives_models(tiny: Tiny, tmp_path: Path) -> None:
     settings = changed(tiny.config, rounds=2, model={"family": "lite"})
-    training.train(settings, tiny.prepared, tmp_path / "whole", Silent())
-
-    class Stop(Silent):
-        def on_round(self, record: object) -> None:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        training.train(settings, tiny.prepared, tmp_path / "stopped", Stop())
-    training.resume(tmp_path / "stopped", Silent())
-    assert results(tmp_path / "stopped") == results(tmp_path / "whole")
-    generator = open_personalised(tmp_path / "whole", "north").generator
+    whole = resumed_to_the_same_bytes(settings, tiny, tmp_path)
+    generator = open_personalised(whole, "north").generator
     assert isinstance(generator, PersonalizedGenerator)
     assert generator.family == "lite"

@@ -16,7 +16,7 @@ from pflsynth.federation.batches import Batch, prefetched
 from pflsynth.networks import compiling
 from pflsynth.networks.compiling import can_compile, compile_networks
 from pflsynth.networks.generators import PersonalizedGenerator
-from pflsynth.networks.layers import instance_affine
+from pflsynth.networks.instance_norm import instance_affine
 from pflsynth.networks.personalization import PersonalizationBlock, make_code
 from pflsynth.networks.precision import convolve_in_bfloat16
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pflsynth.networks.instance_norm import EPSILON, instance_affine, is_channels_last
 from pflsynth.networks.layers import check_stage_sizes
 from pflsynth.networks.unet import padded
 
@@ -31,16 +32,22 @@ class InstanceAffine(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Map features (B, C, H, W) with more than one pixel to features (B, C, H, W).
 
-        A group norm of one channel a group is an instance norm in one pass. But on channels-last tensors torch takes
-        its variance as E[x²] - E[x]², which cancels, and its instance norm is slow there.
+        A group norm of one channel a group is an instance norm in one pass, if features are not channels-last. In an
+        exported network it is spelt out, with rows and then columns summed: ONNX Runtime sums all pixels in a row in
+        float32, which loses two digits at 256 × 256.
         """
-        if not features.is_contiguous(memory_format=torch.channels_last):
-            return F.group_norm(features, len(self.weight), self.weight, self.bias, eps=1e-5)
-        centred = features - features.mean(dim=(2, 3), keepdim=True)
-        variance = centred.square().mean(dim=(2, 3), keepdim=True)
-        return torch.addcmul(
-            self.bias[:, None, None], centred, self.weight[:, None, None] * torch.rsqrt(variance + 1e-5)
-        )
+        if torch.compiler.is_exporting():
+            centred = features - _mean(features)
+            deviations = torch.rsqrt(_mean(centred.square()) + EPSILON)
+            return centred * (deviations * self.weight[:, None, None]) + self.bias[:, None, None]
+        if is_channels_last(features):
+            scale, shift = (own.expand(len(features), -1) for own in (self.weight, self.bias))
+            return instance_affine(features, scale, shift)
+        return F.group_norm(features, len(self.weight), self.weight, self.bias, eps=EPSILON)
+
+
+def _mean(features: Tensor) -> Tensor:
+    return features.mean(dim=3, keepdim=True).mean(dim=2, keepdim=True)
 
 
 class Gates(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -76,27 +76,6 @@ class ResidualLayer(nn.Module):
         hidden = F.relu(self.norm1(self.conv1(features)), inplace=True)
         change: Tensor = self.norm2(self.conv2(self.dropout(hidden)))
         return features + change
-
-
-def instance_affine(features: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
-    """Instance norm (eps 1e-5, no running statistics) and an affine function of every channel, in one pass.
-
-    The instance norm of one sample is the batch norm of a batch of one, for which torch has one kernel with exact
-    statistics in either memory format; its own instance norm is slow on channels-last tensors.
-
-    Args:
-        features: (B, C, H, W) with more than one pixel.
-        scale: standard deviations (B, C) of the output; default 1.
-        shift: means (B, C) of the output; default 0.
-    """
-    count = len(features)
-    scales: Sequence[Tensor | None] = [None] * count if scale is None else scale.unbind()
-    shifts: Sequence[Tensor | None] = [None] * count if shift is None else shift.unbind()
-    normalised = [
-        F.batch_norm(own, None, None, weight, bias, training=True, eps=1e-5)
-        for own, weight, bias in zip(features.split(1), scales, shifts, strict=True)
-    ]
-    return torch.cat(normalised) if count > 1 else normalised[0]
 
 
 def check_stage_sizes(image: Tensor) -> None:

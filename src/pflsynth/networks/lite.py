@@ -1,9 +1,9 @@
-"""The stages of the lite family: those of the paper's generator with fewer operations for the same image.
+"""Stages of the lite generator: fewer operations for the same image.
 
-Stages have the numbers, the channels and the places of personalization blocks of the full generator, and the latent
-grid between them is the same (a quarter of the image's height and width). What differs: the image is taken in and
-given out at half resolution (a strided convolution, and sub-pixel convolution as in arXiv:1609.05158), and the 3×3
-convolutions of the residual layers are depthwise separable (arXiv:1704.04861).
+Stages have the numbers, the channels, the resolutions and the places of personalization blocks of the full generator.
+What differs: the 3×3 convolutions of the residual layers are depthwise separable (arXiv:1704.04861), the image is
+taken in and given out by 3×3 instead of 7×7 convolutions, and the step to and from the grid of the residual layers is
+one of 2×2 patches: space to depth and 1×1, and back.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ def lite_stages(width: int, residual_layers: int, dropout: float) -> list[nn.Mod
         dropout: probability inside them, in [0, 1).
     """
     return [
-        rectified(nn.Conv2d(1, width, 6, stride=2, padding=2, padding_mode="reflect", bias=False)),
+        rectified(nn.Conv2d(1, width, 3, padding=1, padding_mode="reflect", bias=False)),
         rectified(nn.Conv2d(width, 2 * width, 3, stride=2, padding=1, bias=False)),
-        rectified(nn.Conv2d(2 * width, 4 * width, 3, padding=1, bias=False)),
+        rectified(nn.Conv2d(2 * width, 4 * width, 2, stride=2, bias=False)),
         *(ResidualLayer(4 * width, dropout, separable) for _ in range(residual_layers)),
-        rectified(nn.Conv2d(4 * width, 2 * width, 3, padding=1, bias=False)),
+        rectified(nn.ConvTranspose2d(4 * width, 2 * width, 2, stride=2, bias=False)),
         rectified(upsampling(2 * width, width)),
-        nn.Sequential(nn.Conv2d(width, 4, 3, padding=1, padding_mode="reflect"), nn.PixelShuffle(2), nn.Tanh()),
+        nn.Sequential(nn.Conv2d(width, 1, 3, padding=1, padding_mode="reflect"), nn.Tanh()),
     ]
 
 

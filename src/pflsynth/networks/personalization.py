@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pflsynth.networks.layers import EqualizedLinear, instance_affine
+from pflsynth.networks.instance_norm import instance_affine
+from pflsynth.networks.layers import EqualizedLinear
 
 LATENT = 512
 """Length of the latent that the mapper produces."""

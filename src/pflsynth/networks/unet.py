@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pflsynth.errors import DataError
-from pflsynth.networks.layers import instance_affine
+from pflsynth.networks.instance_norm import instance_affine
 
 
 class ConvolutionBlock(nn.Module):
