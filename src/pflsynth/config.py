@@ -190,14 +190,15 @@ class FederationConfig(Strict):
     def agreement(self) -> dict[str, Any]:
         """The resolved agreement without local keys, as plain JSON values.
 
-        ``updates``, ``training.precision`` and ``model.family`` are in it only where they are not the default: they
-        came later than agreements whose hash must stay.
+        ``updates``, ``training.precision``, ``training.ema_decay`` and ``model.family`` are in it only where they are
+        not the default: they came later than agreements whose hash must stay.
         """
         content = self.model_dump(mode="json", exclude=set(LOCAL_KEYS))
         if self.updates == UpdatesConfig():
             del content["updates"]
-        if self.training.precision == TrainingConfig().precision:
-            del content["training"]["precision"]
+        for key in ("precision", "ema_decay"):
+            if getattr(self.training, key) == TrainingConfig.model_fields[key].default:
+                del content["training"][key]
         if self.model.family == ModelConfig().family:
             del content["model"]["family"]
         for site in content["sites"].values():

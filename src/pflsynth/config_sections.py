@@ -128,6 +128,12 @@ class TrainingConfig(Strict):
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the convolutions; norms, losses and optimizers are float32 always"
     )
+    ema_decay: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="finished models are a moving average of the weights; 0: the last weights",
+    )
     perceptual_sha256: str | None = Field(
         None, pattern="^[0-9a-f]{64}$", description="SHA-256 of VGG-16's weights, for the perceptual loss of pgan"
     )

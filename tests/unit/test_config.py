@@ -84,11 +84,12 @@ def test_the_default_encoding_is_no_part_of_the_hash_and_others_are() -> None:
     assert config(updates={"encoding": "int8"}).agreement()["updates"] == {"encoding": "int8"}
 
 
-def test_the_default_precision_is_no_part_of_the_hash_and_the_other_is() -> None:
-    """It came after runs that are to be opened still."""
-    assert config(training={"precision": "float32"}).agreement_sha256() == config().agreement_sha256()
-    assert "precision" not in config().agreement()["training"]
-    assert config(training={"precision": "bfloat16"}).agreement()["training"]["precision"] == "bfloat16"
+@pytest.mark.parametrize(("key", "default", "other"), [("precision", "float32", "bfloat16"), ("ema_decay", 0.0, 0.999)])
+def test_defaults_of_later_keys_are_no_part_of_the_hash_and_other_values_are(key, default, other) -> None:
+    """They came after runs that are to be opened still."""
+    assert config(training={key: default}).agreement_sha256() == config().agreement_sha256()
+    assert key not in config().agreement()["training"]
+    assert config(training={key: other}).agreement()["training"][key] == other
 
 
 def test_the_hash_ignores_the_order_of_keys_and_spelled_out_defaults() -> None:
@@ -135,6 +136,7 @@ OTHER_VALUES: dict[str, Any] = {
     "training.l1_weight": 10.0,
     "training.adversarial_weight": 0.0,
     "training.precision": "bfloat16",
+    "training.ema_decay": 0.999,
     "training.perceptual_sha256": "0" * 64,
     "training.flip": 0.0,
     "training.shift": 0,
@@ -163,8 +165,9 @@ def test_the_hash_changes_with_every_agreed_key(key: str) -> None:
 
 
 def test_every_agreed_key_is_tried_above() -> None:
-    named = {"updates": {"encoding": "int8"}, "training": {"precision": "bfloat16"}, "model": {"family": "lite"}}
-    keys = set(_leaves(config(**named).agreement()))
+    training = {"precision": "bfloat16", "ema_decay": 0.999}
+    later = config(updates={"encoding": "int8"}, training=training, model={"family": "lite"})
+    keys = set(_leaves(later.agreement()))
     assert keys - set(OTHER_VALUES) == {"sites.b.tasks", "sites.b.brain_mask"}  # those of site a are tried
 
 

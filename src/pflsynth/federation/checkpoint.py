@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,17 @@ OPTIMIZER = "optimizer/"
 
 RESIDUAL = "residual/"
 """Begins the names of what the site's update of that round lacked; see :mod:`pflsynth.federation.update_encoding`."""
+
+AVERAGE = "average/"
+"""Begins the names of the generator's moving average; see :mod:`pflsynth.federation.moving_average`."""
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What a site carries from round to round beside its networks and optimizers: nothing at first."""
+
+    residual: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    average: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -64,13 +75,14 @@ def save_private(
     networks: SiteNetworks,
     partition: Partition,
     optimizers: Mapping[str, torch.optim.Adam],
-    residual: Mapping[str, torch.Tensor],
+    carried: Carried,
     provenance: Provenance,
 ) -> None:
-    """Write a site's private parameters and buffers, all of its optimizer moments, and its residual, atomically."""
+    """Write a site's private parameters and buffers, all of its optimizer moments, and what it carries, atomically."""
     state = networks.state_dict()
     tensors = {key: state[key].detach().cpu() for key in partition.private}
-    tensors |= {RESIDUAL + name: tensor for name, tensor in residual.items()}
+    tensors |= {RESIDUAL + name: tensor for name, tensor in carried.residual.items()}
+    tensors |= {AVERAGE + name: tensor.detach().cpu() for name, tensor in carried.average.items()}
     for name, parameter in networks.named_parameters():
         for optimizer in optimizers.values():
             for key, value in optimizer.state.get(parameter, {}).items():
@@ -84,16 +96,15 @@ def load_private(
     partition: Partition,
     optimizers: Mapping[str, torch.optim.Adam],
     provenance: Provenance,
-) -> dict[str, torch.Tensor]:
-    """Put a private state into freshly built networks and optimizers; returns its residual.
+) -> Carried:
+    """Put a private state into freshly built networks and optimizers; returns what is carried.
 
     Raises:
         ModelError: missing, damaged, of a newer format, of another agreement, site or round, or of other networks.
     """
     tensors, metadata = load_tensors(path, kind="private")
     provenance.check(metadata, path)
-    moments = {key: tensors.pop(key) for key in list(tensors) if key.startswith(OPTIMIZER)}
-    residual = {key.removeprefix(RESIDUAL): tensors.pop(key) for key in list(tensors) if key.startswith(RESIDUAL)}
+    moments, residual, average = (_taken(tensors, beginning) for beginning in (OPTIMIZER, RESIDUAL, AVERAGE))
     load_part(networks, partition.private, tensors, path)
     owners = {
         parameter: optimizer
@@ -103,11 +114,16 @@ def load_private(
     }
     parameters = dict(networks.named_parameters())
     for key, value in moments.items():
-        name, _, entry = key.removeprefix(OPTIMIZER).rpartition("/")
+        name, _, entry = key.rpartition("/")
         parameter = parameters[name]
         like = value.new_empty(()).to(parameter.device) if entry == "step" else torch.empty_like(parameter)
         owners[parameter].state[parameter][entry] = like.copy_(value)  # in the parameter's memory format
-    return residual
+    return Carried(residual, average)
+
+
+def _taken(tensors: dict[str, torch.Tensor], beginning: str) -> dict[str, torch.Tensor]:
+    """Take out the tensors whose names begin so; they are returned by the rest of their names."""
+    return {key.removeprefix(beginning): tensors.pop(key) for key in list(tensors) if key.startswith(beginning)}
 
 
 def load_part(

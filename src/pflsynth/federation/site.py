@@ -23,10 +23,11 @@ from pflsynth.federation.batches import (
     training_epoch,
     usable_slices,
 )
-from pflsynth.federation.checkpoint import Provenance, load_part, load_private, save_private
+from pflsynth.federation.checkpoint import Carried, Provenance, load_part, load_private, save_private
 from pflsynth.federation.machine import check_machine, out_of_memory, set_up
 from pflsynth.federation.method import Optimizers
 from pflsynth.federation.methods import LocalRound, SiteNetworks, StepLosses, method_of, task_code
+from pflsynth.federation.moving_average import MovingAverage
 from pflsynth.federation.sharing import Partition, shared_tensors
 from pflsynth.federation.step import learning_rate_factor, make_optimizers
 from pflsynth.federation.update_encoding import encode
@@ -118,7 +119,8 @@ class Site:
         """
         training = self.config.training
         torch.manual_seed(derive_seed(self.config.seed, self.name, round_number, "dropout"))
-        networks, optimizers, partition, residual = self._load(shared, base)
+        networks, optimizers, partition, carried = self._load(shared, base)
+        average = self._average(networks, partition, carried, round_number)
         set_up(networks.train(), self.config, self._device)
         factor = learning_rate_factor(round_number, self.config.rounds)
         for optimizer in optimizers.values():
@@ -138,12 +140,15 @@ class Site:
         losses: list[StepLosses] = []
         for index, batch in enumerate(self._training_batches(round_number)):
             losses.append(self._step(networks, optimizers, batch, local, index))
+            if average is not None:
+                average.count_step()
             if on_step is not None:
                 on_step(len(losses), self.steps_per_round)
         self._check_finite(networks, round_number)
         trained = shared_tensors(networks, partition)
-        sent, lacking = encode(self.config.updates.encoding, trained, shared, residual)
-        self._save(round_number, networks, partition, optimizers, lacking)
+        sent, lacking = encode(self.config.updates.encoding, trained, shared, carried.residual)
+        carried = Carried(lacking, average.tensors if average is not None else {})
+        self._save(round_number, networks, partition, optimizers, carried)
         return Update(self.name, round_number, sent, self.slices, _mean_losses(losses))
 
     def personalised(
@@ -157,7 +162,10 @@ class Site:
             member: whose training slices batch-norm statistics are re-estimated on; default: all of them.
             reestimate: re-estimate batch-norm statistics on the training slices (always, but to measure without).
         """
-        networks, *_ = self._load(shared, base)
+        networks, _, partition, carried = self._load(shared, base)
+        average = self._average(networks, partition, carried, base + 1)
+        if average is not None:
+            average.apply()
         if reestimate:
             codes = self._codes.to(self._device)
             own = [usable for usable in self._usable if member in (None, usable.site)]
@@ -170,7 +178,7 @@ class Site:
         """Write a private state that holds another generator's parameters, as if of ``round_number``; no moments."""
         networks, optimizers, partition, _ = self._load(self._method.initial_shared(self.config, self.name), 0)
         load_part(networks.generator, tuple(networks.generator.state_dict()), generator, f"generator for {self.name}")
-        self._save(round_number, networks, partition, optimizers, {})
+        self._save(round_number, networks, partition, optimizers, Carried())
 
     def has_state(self, base: int) -> bool:
         """Whether a round can start from ``base``: its private state is on this disk, or it is 0."""
@@ -212,17 +220,28 @@ class Site:
 
     def _load(
         self, shared: Mapping[str, torch.Tensor], base: int
-    ) -> tuple[SiteNetworks, dict[str, torch.optim.Adam], Partition, dict[str, torch.Tensor]]:
-        """Networks, optimizers, what of them is shared, and the residual, as a round from ``base`` begins with them."""
+    ) -> tuple[SiteNetworks, dict[str, torch.optim.Adam], Partition, Carried]:
+        """Networks, optimizers, what of them is shared, and what is carried, as a round from ``base`` begins with."""
         networks = self._method.networks(self.config, self.name)
         partition = self._method.sharing(self.config).partition(networks)
         load_part(networks, partition.shared, shared, f"shared parameters for site {self.name}")
         networks.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizers = make_optimizers(networks, self.config.training)
-        residual: dict[str, torch.Tensor] = {}
+        carried = Carried()
         if base > 0:
-            residual = load_private(self._private_path(base), networks, partition, optimizers, self._provenance(base))
-        return networks, optimizers, partition, residual
+            carried = load_private(self._private_path(base), networks, partition, optimizers, self._provenance(base))
+        return networks, optimizers, partition, carried
+
+    def _average(
+        self, networks: SiteNetworks, partition: Partition, carried: Carried, round_number: int
+    ) -> MovingAverage | None:
+        """The moving average as the round begins with it, if there is to be one."""
+        decay = self.config.training.ema_decay
+        if decay == 0:
+            return None
+        average = MovingAverage(networks, partition, decay, carried.average)
+        average.begin_round((round_number - 1) * self.steps_per_round, self.steps_per_round)
+        return average
 
     def _save(
         self,
@@ -230,10 +249,10 @@ class Site:
         networks: SiteNetworks,
         partition: Partition,
         optimizers: Mapping[str, torch.optim.Adam],
-        residual: Mapping[str, torch.Tensor],
+        carried: Carried,
     ) -> None:
         path, provenance = self._private_path(round_number), self._provenance(round_number)
-        save_private(path, networks, partition, optimizers, residual, provenance)
+        save_private(path, networks, partition, optimizers, carried, provenance)
 
     def _on_device(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {name: tensor.to(self._device) for name, tensor in tensors.items()}
