@@ -36,6 +36,7 @@ class InstanceAffine(nn.Module):
         exported network it is spelt out, with rows and then columns summed: ONNX Runtime sums all pixels in a row in
         float32, which loses two digits at 256 × 256.
         """
+        features = features.to(self.weight.dtype)  # what autocast made bfloat16
         if torch.compiler.is_exporting():
             centred = features - _mean(features)
             deviations = torch.rsqrt(_mean(centred.square()) + EPSILON)
