@@ -48,13 +48,11 @@ def line_of(name: str, config: FederationConfig, found: Comparison, reference: C
     method = METHODS["pflsynth"]
     operations = count_operations(method, config)
     assert operations is not None
-    entries = found.entries_of("pflsynth")
     return {
         "network": name,
         "gflop": operations.forward,
         "gflop_step": operations.step,
         "megabytes": max(method.sent_megabytes(config, site) for site in config.participants),
-        "seconds": [sum(entry.cost.seconds.values()) if entry.cost else None for entry in entries],
         **changes(found, reference),
     }
 

@@ -135,7 +135,7 @@ def test_the_stand_in_is_taken_for_the_sites_own_data(tiny: Tiny, tmp_path: Path
     store.verify()
     site = Site(tiny.config, "north", {"north": store}, tmp_path / "state")
     assert site.steps_per_round == STEPS
-    images = store.slices("stand-in", "FLAIR")
+    images = store.slices("stand-in-1", "FLAIR")
     assert images.shape == (16, 32, 32)
     assert -1 <= images.min() < -0.9 < 0.9 < images.max() <= 1
 
