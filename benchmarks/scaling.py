@@ -17,10 +17,10 @@ from pathlib import Path
 
 import torch
 from step import RECIPE, Row, our_step, timed
-from torch.utils.flop_counter import FlopCounterMode
 
 from pflsynth.config_files import load_config
 from pflsynth.devices import use_device
+from pflsynth.federation.operations import counting
 
 CURVES: dict[str, Sequence[int]] = {
     "image.size": (64, 128, 192, 256),
@@ -38,7 +38,7 @@ def row_of(config_file: Path, overrides: list[str], key: str, value: int, repeti
     batch = config.training.batch_size
     torch.manual_seed(0)
     step = our_step(config, device, Row({}, {}, batch))
-    with FlopCounterMode(display=False) as counter:
+    with counting() as counter:
         step()
     kind = 0 if device.type == "cuda" else 1
     seconds = statistics.median(timed(step)[kind] for _ in range(repetitions)) / batch

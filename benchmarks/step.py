@@ -33,7 +33,6 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.utils.flop_counter import FlopCounterMode
 
 from pflsynth.config import FederationConfig
 from pflsynth.config_files import load_config
@@ -44,6 +43,7 @@ from pflsynth.federation.batches import Batch
 from pflsynth.federation.machine import check_machine, set_up
 from pflsynth.federation.method import LocalRound, SiteNetworks, StepLosses
 from pflsynth.federation.methods import method_of, task_code
+from pflsynth.federation.operations import counting
 from pflsynth.federation.sharing import Partition
 from pflsynth.federation.site import Site
 from pflsynth.federation.step import make_optimizers
@@ -280,7 +280,7 @@ def main() -> None:
     steps = {name: make(name, config, device, options.public_code) for name in names}
     for step in steps.values():
         step()  # warm, and compiled
-    with FlopCounterMode(display=False) as counter:
+    with counting() as counter:
         make(OURS, config, device, None)()
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for _ in range(options.repetitions):

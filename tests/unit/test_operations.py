@@ -30,9 +30,11 @@ def test_operations_of_every_method(name: str, tmp_path: Path) -> None:
         assert 0 < 2 * found.forward < found.step  # forward, backward, and the discriminators
 
 
-def test_a_step_of_pflsynth_is_the_sum_of_its_passes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("family", "kernel"), [("full", 49), ("lite", 9)])
+def test_a_step_of_pflsynth_is_the_sum_of_its_passes(tmp_path: Path, family: str, kernel: int) -> None:
     """Generator forward and backward; discriminator twice forward and backward, and once for the generator's turn."""
-    config = federation(tmp_path, model={"width": 8, "residual_layers": 1, "mapper_layers": 1}, image={"size": 32})
+    model = {"width": 8, "residual_layers": 1, "mapper_layers": 1, "family": family}
+    config = federation(tmp_path, model=model, image={"size": 32})
     found = count_operations(METHODS["pflsynth"], config)
     assert found is not None
     # (out channels, in channels, kernel, out pixels) of the discriminator's convolutions
@@ -41,7 +43,7 @@ def test_a_step_of_pflsynth_is_the_sum_of_its_passes(tmp_path: Path) -> None:
     judge = first + sum(rest)
     own_turn = 2 * (3 * judge - first)  # no gradient for the images
     generators_turn = 2 * judge  # no gradient for its weights
-    image_layer = 2 * 8 * 1 * 49 * 32 * 32
+    image_layer = 2 * 8 * 1 * kernel * 32 * 32
     code_layer = 2 * 512 * code_length(config.site_names, config.contrasts)
     generator = 3 * found.forward * 1e9 - image_layer - code_layer  # no gradient for the source, nor for the code
     assert found.step * 1e9 == pytest.approx(generator + own_turn + generators_turn, rel=1e-9)

@@ -6,11 +6,12 @@ activations and optimizers are left out. Networks are on torch's meta device: no
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from pflsynth.config import FederationConfig
 from pflsynth.errors import ModelError
@@ -52,11 +53,16 @@ def count_operations(method: Method, config: FederationConfig) -> Operations | N
                 networks = method.networks(config, trainer).train()
             local, batch = _one_slice(method, config, networks, site)
             forward = forward_gflop(networks.generator, local.codes, config.image.size)
-            with FlopCounterMode(display=False) as counter:
+            with counting() as counter:
                 method.step(networks, make_optimizers(networks, config.training, fused=False), batch, local, 0)
     except (RuntimeError, ModelError):  # the meta device has no numbers to look at
         return None
     return Operations(forward, counter.get_total_flops() / 1e9)
+
+
+def counting() -> FlopCounterMode:
+    """A counter of operations; torch's own takes the gradients of a grouped convolution for those of a dense one."""
+    return FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: _convolution_backward})
 
 
 def forward_gflop(generator: nn.Module, code: torch.Tensor, size: int) -> float:
@@ -67,9 +73,19 @@ def forward_gflop(generator: nn.Module, code: torch.Tensor, size: int) -> float:
         code: (1, K + 2C), on the meta device.
         size: rows and columns of the slice.
     """
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with counting() as counter, torch.no_grad():
         generator(torch.empty(1, 1, size, size, device=_META), code)
     return float(counter.get_total_flops()) / 1e9
+
+
+def _convolution_backward(
+    gradient: Sequence[int], images: Sequence[int], weight: Sequence[int], *others: object, **_: object
+) -> int:
+    """Each gradient of a convolution, for its images and for its weight, takes as much as the convolution."""
+    transposed, wanted = bool(others[4]), others[7]
+    assert isinstance(wanted, Sequence)
+    forward = int(conv_flop_count(list(images), list(weight), list(gradient), transposed=transposed))
+    return forward * sum(map(bool, wanted[:2]))
 
 
 def _one_slice(method: Method, config: FederationConfig, networks: SiteNetworks, site: str) -> tuple[LocalRound, Batch]:
