@@ -144,11 +144,12 @@ def test_batches_carry_no_other_contrasts_unless_asked(store: SliceStore) -> Non
     assert (elsewhere.contrasts, elsewhere.present) == (None, None)
 
 
-def test_a_whole_batch_goes_to_a_device(store: SliceStore) -> None:
+def test_a_batch_goes_to_a_device_but_for_its_tasks(store: SliceStore) -> None:
     (batch,) = batches({"here": store}, TASKS, [Sample("here", "sub-1", 0, 0)], 1, ("T1w", "FLAIR"))
     elsewhere = batch.to(torch.device("meta"))
-    tensors = (elsewhere.source, elsewhere.target, elsewhere.tasks, elsewhere.contrasts, elsewhere.present)
+    tensors = (elsewhere.source, elsewhere.target, elsewhere.contrasts, elsewhere.present)
     assert all(tensor.device.type == "meta" for tensor in tensors)
+    assert elsewhere.tasks.tolist() == batch.tasks.tolist()  # read at every step, so not waited for
     assert elsewhere.contrasts.shape == (1, 2, 32, 32)
 
 

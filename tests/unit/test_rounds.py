@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -116,10 +117,15 @@ def test_every_round_is_recorded(trained: Path, tiny: Tiny) -> None:
 
 def test_training_makes_the_losses_fall(trained: Path) -> None:
     first, *_, last = records(trained)
-    for site, losses in last["losses"].items():
-        for name, value in losses.items():
-            if name.startswith("l1/"):
-                assert value < 0.9 * first["losses"][site][name]
+    ratios = [
+        value / first["losses"][site][name]
+        for site, losses in last["losses"].items()
+        for name, value in losses.items()
+        if name.startswith("l1/")
+    ]
+    assert len(ratios) == 4
+    assert max(ratios) < 0.95  # of a few samples in three rounds
+    assert fmean(ratios) < 0.8
 
 
 def test_the_last_two_rounds_are_kept(trained: Path) -> None:
